@@ -1,0 +1,52 @@
+# The commands of a newcomer: make demo, make test, make setup.  All of them set up first; set-up is one
+# `test -f` when nothing changed since the last time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK := requirements.lock
+# Workers of the quick suite: one a core.  PYTEST_ARGS passes more, e.g. make test PYTEST_ARGS='-k rename'.
+JOBS ?= auto
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test soak demo lint format bench lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## Debian packages, .venv, everything installed
+
+$(READY): pyproject.toml $(LOCK) scripts/setup.sh
+	PYTHON='$(PYTHON)' scripts/setup.sh $(VENV) $(LOCK)
+	touch $@
+
+test: $(READY)  ## the quick test suite
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not soak' $(PYTEST_ARGS)
+
+soak: $(READY)  ## the tests that run for minutes
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(PYTEST_ARGS)
+
+demo: $(READY)  ## data and models that follow git, on real data
+	$(BIN)/python docs/examples/digits/demo.py
+
+lint: $(READY)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY)  ## lay the code out
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## the measurements of benchmarks/
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+lock: $(READY)  ## pin the newest versions that fit into requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file $(LOCK)
+
+clean:  ## remove what set-up and the tools made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,42 @@
+"""``snap info``."""
+
+from __future__ import annotations
+
+import click
+
+from . import output
+from .options import common
+
+
+@click.command("info")
+@common
+def command(store: str, as_json: bool) -> None:
+    """Show where the store is and what it holds.
+
+    \b
+    Examples:
+      snap info
+      snap info --store /data/store --json
+    """
+    from .session import opened
+
+    with opened(store) as (_, calls):
+        info = calls.info()
+    if as_json:
+        output.document(info)
+        return
+    facts = [
+        ("store", output.quote(info.path)),
+        ("uuid", info.uuid),
+        ("format", str(info.format)),
+        ("mounted at", output.quote(info.mountpoint)),
+        ("daemon", f"pid {info.pid}" if info.pid else "none"),
+        ("volumes", str(info.volumes)),
+        ("snapshots", str(info.snapshots)),
+        ("data", f"{output.size(info.logical_bytes)}, stored in {output.size(info.stored_bytes)}"),
+        ("index", output.size(info.index_bytes)),
+        ("on disk", output.size(info.disk_bytes)),
+    ]
+    for label, value in facts:
+        if value:
+            output.line(f"{label:<10}  {value}")

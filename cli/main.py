@@ -1,0 +1,174 @@
+"""Entry point of ``snap`` and ``snapfs``: finds the verb, runs it, turns errors into one line and an exit
+code.
+
+Verbs are imported when they are used: with a daemon running, a command costs little more than Python's own
+start. Git's hooks (``snap git hook NAME ...``, written by ``snap git install``) go around click for the same
+reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+VERBS: Final = {
+    "init": "init_cmd",
+    "mount": "mount_cmd",
+    "umount": "umount_cmd",
+    "volume": "volume_cmd",
+    "create": "create_cmd",
+    "list": "list_cmd",
+    "show": "show_cmd",
+    "log": "log_cmd",
+    "diff": "diff_cmd",
+    "status": "status_cmd",
+    "checkout": "checkout_cmd",
+    "restore": "restore_cmd",
+    "clone": "clone_cmd",
+    "rename": "rename_cmd",
+    "rm": "rm_cmd",
+    "git": "git_cmd",
+    "info": "info_cmd",
+    "fsck": "fsck_cmd",
+    "completion": "completion_cmd",
+}
+"""Module of each verb, in the order of the help; each defines ``command``."""
+
+DEBUG_VARIABLE: Final = "SNAPFS_DEBUG"
+"""Set: a bug shows its traceback."""
+
+PROGRAM: Final = "snap"
+
+
+def build() -> Any:
+    """The click group of all verbs."""
+    import click
+
+    import snapfs
+
+    from .exits import HELP
+    from .options import Invocation
+
+    class Verbs(click.Group):
+        def list_commands(self, ctx: click.Context) -> list[str]:
+            return list(VERBS)
+
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            if cmd_name not in VERBS:
+                return None
+            module = importlib.import_module(f".{VERBS[cmd_name]}", __package__)
+            command: click.Command = module.command
+            return command
+
+        def resolve_command(
+            self, ctx: click.Context, args: list[str]
+        ) -> tuple[str | None, click.Command | None, list[str]]:
+            if args and args[0] not in VERBS and not args[0].startswith("-"):
+                near = difflib.get_close_matches(args[0], VERBS, n=1)
+                meant = f"did you mean {near[0]!r}?" if near else f"see `{PROGRAM} --help`"
+                raise click.UsageError(f"no verb {args[0]!r}; {meant}")
+            return super().resolve_command(ctx, args)
+
+    @click.group(cls=Verbs, epilog=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(snapfs.__version__, prog_name="snapfs", message="%(prog)s %(version)s")
+    @click.option("--store", default="", metavar="STORE", help="The store, for verbs that take --store.")
+    @click.pass_context
+    def group(context: click.Context, store: str) -> None:
+        """Snapshots of a data lake that follow git.
+
+        A store is a directory that holds volumes; a volume is a versioned file tree; VOLUME@SNAPSHOT names a
+        point in its history, by a name, a git commit ID or the start of one.
+
+        \b
+        Examples:
+          snap init /data/store
+          snap mount /data/store /lake
+          snap volume create digits
+          snap git install --volume digits
+          snap create digits -m "before cleaning"
+          snap checkout digits@4f2a9c1
+        """
+        context.ensure_object(Invocation).store = store
+
+    return group
+
+
+def fail(message: str, hint: str, code: int, *, kind: str, as_json: bool) -> int:
+    """Tell an error on stderr; its exit code."""
+    import msgspec
+
+    from .output import one_line
+
+    if as_json:
+        error = {
+            "error": {"kind": kind, "message": one_line(message), "hint": one_line(hint), "exit_code": code}
+        }
+        text = msgspec.json.encode(error).decode()
+    else:
+        text = f"{PROGRAM}: {one_line(message)}" + (f" ({one_line(hint)})" if hint else "")
+    print(text, file=sys.stderr)
+    return code
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code.  Raises nothing."""
+    import click
+
+    from snapfs.errors import SnapfsError
+
+    from . import exits
+    from .options import Invocation
+
+    state = Invocation()
+    try:
+        result = build().main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=state)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else exits.OK
+    except SnapfsError as error:
+        return fail(error.message, error.hint, exits.BY_KIND[error.kind], kind=error.kind, as_json=state.json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return exits.USAGE
+    except click.ClickException as error:
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
+        message = error.format_message().rstrip(".")
+        return fail(message, f"see `{path} --help`", exits.USAGE, kind="usage", as_json=state.json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet
+        return exits.BROKEN_PIPE
+    except (KeyboardInterrupt, click.Abort):
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return exits.INTERRUPTED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror or error}"
+        return fail(message, "", exits.of_os_error(error), kind="io", as_json=state.json)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        message = f"internal error: {type(error).__name__}: {error}"
+        hint = f"{DEBUG_VARIABLE}=1 shows where"
+        return fail(message, hint, exits.INTERNAL, kind="internal", as_json=state.json)
+
+
+def main() -> NoReturn:
+    """Console script."""
+    arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if arguments[:2] == ["git", "hook"]:
+        from .git_hook import run_hook
+
+        sys.exit(run_hook(arguments[2:]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # closes the store in order
+    sys.exit(run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Pure arithmetic on a file's extents: no I/O, no clock, no await.
+
+Invariants (of every list that comes in and of the file after every plan):
+  * Extents are sorted by offset, do not overlap and have a positive length; what they do not cover is a hole.
+  * An extent lies wholly inside its block: ``block_offset + length <= raw length of the block``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from snapfs.types import BlockId
+
+HOLE = BlockId(0)
+
+
+class Extent(NamedTuple):
+    """``length`` bytes of a file from ``offset`` on are those of ``block`` from ``block_offset`` on."""
+
+    offset: int
+    length: int
+    block: BlockId
+    block_offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+    def cut(self, start: int, end: int) -> Extent:
+        """The part inside [start, end); it must not be empty."""
+        first = max(start, self.offset)
+        last = min(end, self.end)
+        return Extent(first, last - first, self.block, self.block_offset + first - self.offset)
+
+
+class Plan(NamedTuple):
+    """Changes that a write or truncation makes to a file's extents."""
+
+    puts: list[Extent]
+    """Extents to store, by offset; each replaces one that starts at the same offset."""
+    deletes: list[int]
+    """Offsets of extents to remove; none of them is among the puts."""
+    covered_bytes: int
+    """By how much the bytes that extents cover grow (negative: shrink)."""
+
+
+def plan_read(extents: Sequence[Extent], offset: int, size: int) -> Iterator[Extent]:
+    """Pieces that together are [offset, offset + size), in order; holes have block HOLE."""
+    at, end = offset, offset + size
+    for extent in extents:
+        if extent.end <= at:
+            continue
+        if extent.offset >= end:
+            break
+        if extent.offset > at:
+            yield Extent(at, extent.offset - at, HOLE, 0)
+            at = extent.offset
+        piece = extent.cut(at, end)
+        yield piece
+        at = piece.end
+    if at < end:
+        yield Extent(at, end - at, HOLE, 0)
+
+
+def plan_write(old: Sequence[Extent], new: Sequence[Extent], start: int, end: int) -> Plan:
+    """[start, end) becomes ``new`` (all inside it; gaps become holes).  ``old``: what overlaps [start, end)."""
+    puts: list[Extent] = []
+    covered = sum(extent.length for extent in new)
+    for extent in old:
+        if extent.end <= start or extent.offset >= end:
+            continue
+        covered -= extent.length
+        if extent.offset < start:
+            puts.append(extent.cut(extent.offset, start))
+        if extent.end > end:
+            puts.append(extent.cut(end, extent.end))
+    covered += sum(extent.length for extent in puts)
+    puts.extend(new)
+    puts.sort()
+    kept = {extent.offset for extent in puts}
+    deletes = [e.offset for e in old if e.offset not in kept and e.end > start and e.offset < end]
+    return Plan(puts, deletes, covered)
+
+
+def plan_truncate(old: Sequence[Extent], size: int) -> Plan:
+    """Nothing is left from ``size`` on.  ``old``: what overlaps [size, infinity)."""
+    end = max((extent.end for extent in old), default=size)
+    return plan_write(old, (), size, max(end, size))

@@ -1,0 +1,120 @@
+"""Keys of the versioned tree: ``subject || inverted epoch``.
+
+Invariants:
+  * A subject is ``inode (u64 BE) || kind (u8) || sub-key``; a key ends in the epoch, inverted (u64 BE), so that
+    of one subject the newest version comes first.
+  * No subject is a prefix of another one's key: sub-keys have a fixed length or end in NUL, which no name holds.
+  * An inode's attributes sort last (INODE is the greatest kind): whoever walks an inode's records meets its
+    extents before the attributes that tell which of them are alive.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import xxhash
+
+from snapfs.types import Epoch, Ino
+
+DIRENT: Final = 1
+XATTR: Final = 2
+EXTENT: Final = 3
+SYMLINK: Final = 4
+PARENT: Final = 5
+INODE: Final = 9
+
+_HEAD = struct.Struct(">QB")
+_HASHED = struct.Struct(">QBQ")
+_EXTENT = struct.Struct(">QBIQ")
+_U64 = struct.Struct(">Q")
+
+_INVERT: Final = (1 << 64) - 1
+EPOCH_BYTES: Final = 8
+HEAD_BYTES: Final = _HEAD.size
+"""Bytes of inode and kind, before the sub-key."""
+
+COOKIE_MIN: Final = 3
+"""Smallest readdir cookie of an entry: 0 to 2 stand for the start, "." and ".."."""
+
+
+def u64(number: int) -> bytes:
+    """Key of a table that is ordered by number."""
+    return _U64.pack(number)
+
+
+def from_u64(key: bytes, offset: int = 0) -> int:
+    return int(_U64.unpack_from(key, offset)[0])
+
+
+def name_cookie(name: bytes, seed: int) -> int:
+    """63-bit hash of a name, seeded by the store: its place in the directory and its readdir cookie."""
+    return max(xxhash.xxh3_64_intdigest(name, seed) >> 1, COOKIE_MIN)
+
+
+def head(ino: Ino, kind: int) -> bytes:
+    """Prefix of all subjects of this kind; the whole subject for INODE and SYMLINK."""
+    return _HEAD.pack(ino, kind)
+
+
+def inode(ino: Ino) -> bytes:
+    return _HEAD.pack(ino, INODE)
+
+
+def symlink(ino: Ino) -> bytes:
+    return _HEAD.pack(ino, SYMLINK)
+
+
+def dirent(parent: Ino, name: bytes, seed: int) -> bytes:
+    return _HASHED.pack(parent, DIRENT, name_cookie(name, seed)) + name + b"\0"
+
+
+def dirent_from(parent: Ino, cookie: int) -> bytes:
+    """Where the entries of a directory from this cookie on begin."""
+    return _HASHED.pack(parent, DIRENT, cookie)
+
+
+def xattr(ino: Ino, name: bytes) -> bytes:
+    return _HEAD.pack(ino, XATTR) + name + b"\0"
+
+
+def parent(ino: Ino, directory: Ino, name: bytes) -> bytes:
+    return _HASHED.pack(ino, PARENT, directory) + name + b"\0"
+
+
+def extent(ino: Ino, fork: int, offset: int) -> bytes:
+    return _EXTENT.pack(ino, EXTENT, fork, offset)
+
+
+def extents(ino: Ino, fork: int) -> bytes:
+    """Prefix of the extents of one fork of a file's data."""
+    return _EXTENT.pack(ino, EXTENT, fork, 0)[:-EPOCH_BYTES]
+
+
+def split(subject: bytes) -> tuple[Ino, int]:
+    """(inode, kind) of a subject."""
+    ino, kind = _HEAD.unpack_from(subject)
+    return Ino(ino), kind
+
+
+def split_hashed(subject: bytes) -> tuple[int, bytes]:
+    """(cookie, name) of a directory entry, (parent inode, name) of a parent link."""
+    return _HASHED.unpack_from(subject)[2], subject[_HASHED.size : -1]
+
+
+def split_xattr(subject: bytes) -> bytes:
+    return subject[_HEAD.size : -1]
+
+
+def split_extent(subject: bytes) -> tuple[int, int]:
+    """(fork, offset)."""
+    _, _, fork, offset = _EXTENT.unpack_from(subject)
+    return fork, offset
+
+
+def versioned(subject: bytes, epoch: int) -> bytes:
+    return subject + _U64.pack(_INVERT - epoch)
+
+
+def epoch_of(key: bytes) -> Epoch:
+    return Epoch(_INVERT - _U64.unpack_from(key, len(key) - EPOCH_BYTES)[0])

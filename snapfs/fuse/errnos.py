@@ -1,0 +1,71 @@
+"""From errors to what a system call answers.
+
+Invariants:
+  * ``ERRNOS`` is total over ``Kind``; a test proves it.
+  * ``request`` wraps every handler: nothing but FUSEError leaves one, as anything else would end the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, ParamSpec, TypeVar
+
+from pyfuse3 import FUSEError
+
+from snapfs.errors import Kind, SnapfsError
+
+log = logging.getLogger(__name__)
+
+ERRNOS: Final[dict[Kind, int]] = {
+    Kind.NOT_FOUND: errno.ENOENT,
+    Kind.ALREADY_EXISTS: errno.EEXIST,
+    Kind.NOT_A_DIRECTORY: errno.ENOTDIR,
+    Kind.IS_A_DIRECTORY: errno.EISDIR,
+    Kind.NOT_EMPTY: errno.ENOTEMPTY,
+    Kind.NAME_TOO_LONG: errno.ENAMETOOLONG,
+    Kind.INVALID: errno.EINVAL,
+    Kind.NOT_PERMITTED: errno.EPERM,
+    Kind.READ_ONLY: errno.EROFS,
+    Kind.CROSS_VOLUME: errno.EXDEV,
+    Kind.TOO_MANY_LINKS: errno.EMLINK,
+    Kind.TOO_LARGE: errno.EFBIG,
+    Kind.NO_SPACE: errno.ENOSPC,
+    Kind.NO_ATTRIBUTE: errno.ENODATA,
+    Kind.STALE: errno.ESTALE,
+    Kind.CONFLICT: errno.EBUSY,
+    Kind.BUSY: errno.EBUSY,
+    Kind.UNAVAILABLE: errno.EIO,
+    Kind.UNSUPPORTED: errno.EOPNOTSUPP,
+    Kind.CORRUPT: errno.EIO,
+    Kind.IO: errno.EIO,
+}
+
+_LOGGED: Final = frozenset({Kind.CORRUPT, Kind.IO, Kind.UNAVAILABLE})
+"""What an administrator must hear about: the caller sees a bare EIO."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def request(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make a coroutine function a FUSE handler: its errors become errnos, unexpected ones EIO and a log
+    line."""
+
+    @functools.wraps(handler)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except SnapfsError as error:
+            if error.kind in _LOGGED:
+                log.error("%s: %s", handler.__name__, error.message)
+            raise FUSEError(ERRNOS[error.kind]) from None
+        except Exception:
+            log.exception("%s failed", handler.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return wrapper

@@ -1,0 +1,292 @@
+"""What the mount does to the kernel: fetch its dirty pages, make it forget what a checkout replaced.
+
+The kernel caches writes, and trusts its own size and times of every regular file it knows.  So a replaced
+file gets a new generation: the next lookup then makes the kernel drop its old inode and start afresh, and
+what was open of the old one only fails.
+
+Invariants:
+  * Nothing here touches the mount on trio's thread: the kernel answers such calls only after we have
+    answered it.
+  * Of a replaced file first the handles are stale and the generation is raised, in the step of the
+    checkout; then the kernel's pages are dropped, and only then may a lookup answer with the new
+    generation (after it, the kernel could not be told any more to drop the pages of the old inode, which a
+    program may have mapped); then the names that lead to it are dropped.
+  * Nothing is done to what a checkout did not touch: its pages stay warm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import InodeT
+
+from snapfs.errors import NotFound, Unavailable
+from snapfs.fuse.handles import File, Handles
+from snapfs.fuse.nodes import Node, Nodes, Tree, ino_of, tree_number
+from snapfs.types import Ino
+from snapfs.volume.files import Files
+from snapfs.volume.touched import Touched
+
+log = logging.getLogger(__name__)
+
+_BATCH: Final = 1024
+"""Notices a worker thread sends before it comes back: a few milliseconds."""
+_THREADS_MAX: Final = 4
+"""Not trio's own threads: those may all wait for requests that wait for us."""
+_GONE: Final = frozenset({errno.ENOTCONN, errno.ENODEV, errno.EBADF, errno.EINVAL})
+"""Answers to a notice after the mount has ended."""
+_DEPTH_MAX: Final = 1024
+"""Of a path, in directories: more cannot be opened by one path anyway."""
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)  # not PyDLL: the calls wait for answers of this very process
+
+T = TypeVar("T")
+
+
+class _FileHandle(ctypes.Structure):
+    """``struct file_handle`` of open_by_handle_at(2), as the kernel's FUSE module fills it: node,
+    generation."""
+
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("node_high", ctypes.c_uint32),
+        ("node_low", ctypes.c_uint32),
+        ("generation", ctypes.c_uint32),
+    )
+
+
+_FILE_HANDLE_BYTES: Final = 12
+_FILEID_INO64_GEN: Final = 0x81
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """What the kernel has to forget after a checkout or restore."""
+
+    tree: Tree
+    known: list[Node]
+    """Touched nodes that the kernel knows."""
+    raised: list[Node]
+    """Those of them that are regular files and got a new generation."""
+    entries: list[tuple[Ino, bytes]]
+    dropped: trio.Event
+    """Set when the kernel has no pages of the old generations any more."""
+
+
+class MountKernel:
+    """The mount, as the service sees it (``service.Mounted``)."""
+
+    def __init__(self, files: Files, nodes: Nodes, handles: Handles, mountpoint: Path) -> None:
+        self._files = files
+        self._nodes = nodes
+        self._handles = handles
+        self._mountpoint = mountpoint
+        self._limiter = trio.CapacityLimiter(_THREADS_MAX)
+        self._own_threads: set[int] = set()
+        self._replacing: dict[Node, trio.Event] = {}
+        self.device = 0
+        """st_dev of the mount; 0 while it is not served."""
+
+    def is_own_thread(self, thread: int) -> bool:
+        """Whether a request's thread is one of ours that fetches dirty pages."""
+        return thread in self._own_threads
+
+    # Replaced files, as lookups see them
+
+    def is_replacing(self, node: Node) -> bool:
+        """The kernel may still have pages of the node's old generation."""
+        return node in self._replacing
+
+    async def replaced(self, node: Node) -> None:
+        event = self._replacing.get(node)
+        if event is not None:
+            await event.wait()
+
+    async def all_replaced(self) -> None:
+        for event in set(self._replacing.values()):
+            await event.wait()
+
+    # service.Mounted
+
+    async def push(self) -> None:
+        """All that was written through the mount before the call has reached the engine when it returns.
+
+        Raises:
+            Unavailable: the mount is not at its mount point any more.
+        """
+        if self.device == 0:
+            return
+        written = [(file, self._path(file)) for file in self._handles.written()]
+        await trio.to_thread.run_sync(self._push, written, limiter=self._limiter)
+
+    def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
+        """Whether a file that a restore takes the last name from is open."""
+        tree = self._nodes.find_tree(volume_id)
+        return tree is not None and self._handles.keep_unlinked(tree.node(ino))
+
+    def outdate(self, volume_id: int, touched: object) -> Outdated | None:
+        """What a checkout or restore touched is not what the kernel has any more.
+
+        Called in the step that changed the tree, before anything else runs; ``refresh`` gets the result.
+        """
+        assert isinstance(touched, Touched)
+        tree = self._nodes.find_tree(volume_id)
+        if tree is None or self.device == 0:
+            return None
+        known = [node for ino in touched.inodes if self._nodes.is_known(node := tree.node(ino))]
+        raised = [node for node in known if self._nodes.outdate(node)]
+        outdated = Outdated(tree, known, raised, touched.entries, trio.Event())
+        for node in raised:
+            self._handles.outdate(node)
+            self._replacing[node] = outdated.dropped
+        return outdated
+
+    async def refresh(self, outdated: object) -> None:
+        """Make the kernel forget it.
+
+        Never called while writes to the volume are held up: the kernel waits for writes before it drops
+        pages, and for directories in which somebody waits for writes before it drops names.
+        """
+        if outdated is None:
+            return
+        assert isinstance(outdated, Outdated)
+        with trio.CancelScope(shield=True):  # half done, the kernel would keep old data for a day
+            try:
+                await self._each(_invalidate_inode, outdated.known)
+            finally:
+                for node in outdated.raised:
+                    if self._replacing.get(node) is outdated.dropped:
+                        del self._replacing[node]
+                outdated.dropped.set()
+            tree = outdated.tree
+            entries = {(tree.node(parent), name) for parent, name in outdated.entries}
+            entries |= self._names(tree, outdated.raised)
+            await self._each(
+                _invalidate_entry, [entry for entry in entries if self._nodes.is_known(entry[0])]
+            )
+
+    async def volume_removed(self, name: str) -> None:
+        """The name is not a volume's any more."""
+        if self.device:
+            entry = (Node(pyfuse3.ROOT_INODE), os.fsencode(name))
+            with trio.CancelScope(shield=True):
+                await self._each(_invalidate_entry, [entry])
+
+    # How
+
+    async def _each(self, notice: Callable[[T], None], targets: Iterable[T]) -> None:
+        waiting = list(targets)
+        for start in range(0, len(waiting), _BATCH):
+            batch = waiting[start : start + _BATCH]
+            if not await trio.to_thread.run_sync(_send, notice, batch, limiter=self._limiter):
+                return
+
+    def _names(self, tree: Tree, nodes: Iterable[Node]) -> set[tuple[Node, bytes]]:
+        """Names by which the kernel may have reached these files."""
+        found = set()
+        for node in nodes:
+            try:
+                for parent, name in self._files.links(tree.view, ino_of(node)):
+                    found.add((tree.node(parent), name))
+            except NotFound:  # gone in the new tree: its old names are among the touched entries
+                continue
+        return found
+
+    def _path(self, file: File) -> bytes:
+        """A path of the file below the mount point, for who may not open by handle; empty if it has none."""
+        tree = self._nodes.find_tree(tree_number(file.node))
+        if tree is None:
+            return b""
+        parts: list[bytes] = []
+        ino = file.ino
+        try:
+            while ino != tree.root and len(parts) < _DEPTH_MAX:
+                ino, name = self._files.links(tree.view, ino)[0]
+                parts.append(name)
+        except (NotFound, IndexError):  # no link left
+            return b""
+        parts.append(tree.name)
+        return b"/".join(reversed(parts))
+
+    def _push(self, written: list[tuple[File, bytes]]) -> None:
+        """syncfs(2) starts all writing and sends times, but need not wait for the answers to writes;
+        fsync(2) of each written file does.  Runs in a worker thread."""
+        thread = threading.get_native_id()
+        self._own_threads.add(thread)
+        try:
+            root = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if os.fstat(root).st_dev != self.device:
+                    raise Unavailable(
+                        f"{self._mountpoint} is not the store's mount any more", hint="mount it again"
+                    )
+                _libc.syncfs(root)  # an error is one of writing, and belongs to who wrote
+                for file, path in written:
+                    self._fetch(root, file, path)
+            finally:
+                os.close(root)
+        finally:
+            self._own_threads.discard(thread)
+
+    def _fetch(self, root: int, file: File, path: bytes) -> None:
+        """fsync one file; one that cannot be opened any more has no pages that count."""
+        try:
+            opened = _open_by_handle(root, file.node, self._nodes.generation(file.node))
+            if opened is None:
+                opened = os.open(
+                    path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root
+                )
+        except OSError as error:
+            log.debug("cannot fetch dirty pages of node %d: %s", file.node, error)
+            return
+        try:
+            if os.fstat(opened).st_ino == file.node:
+                os.fsync(opened)
+        except OSError as error:
+            log.debug("dirty pages of node %d: %s", file.node, error)
+        finally:
+            os.close(opened)
+
+
+def _open_by_handle(root: int, node: Node, generation: int) -> int | None:
+    """A descriptor, or None without the capability (CAP_DAC_READ_SEARCH).  Raises OSError."""
+    handle = _FileHandle(_FILE_HANDLE_BYTES, _FILEID_INO64_GEN, node >> 32, node & 0xFFFFFFFF, generation)
+    opened: int = _libc.open_by_handle_at(root, ctypes.byref(handle), os.O_RDONLY | os.O_CLOEXEC)
+    if opened >= 0:
+        return opened
+    number = ctypes.get_errno()
+    if number in (errno.EPERM, errno.EOPNOTSUPP):
+        return None
+    raise OSError(number, os.strerror(number))
+
+
+def _invalidate_inode(node: Node) -> None:
+    pyfuse3.invalidate_inode(InodeT(node))
+
+
+def _invalidate_entry(entry: tuple[Node, bytes]) -> None:
+    pyfuse3.invalidate_entry(InodeT(entry[0]), entry[1])
+
+
+def _send(notice: Callable[[T], None], targets: list[T]) -> bool:
+    """In a worker thread; False if the mount has ended."""
+    for target in targets:
+        try:
+            notice(target)
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            if error.errno != errno.ENOENT:  # ENOENT: the kernel does not have it
+                log.warning("cannot invalidate %r: %s", target, error)
+    return True

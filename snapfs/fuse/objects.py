@@ -1,0 +1,136 @@
+"""What all handlers stand on: from a number to the object and back to an answer; and extended attributes.
+attributes.
+
+Invariants:
+  * Every answer that carries a node's generation counts a lookup of the node, in the same step.
+  * An object that is not in a tree (the mount's root, ``.snap``, links in it) is never changed.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, Operations, RequestContext
+
+from snapfs.errors import AlreadyExists, NoAttribute, NotFound, NotPermitted, ReadOnly, Stale
+from snapfs.format.records import Inode
+from snapfs.fuse import attributes
+from snapfs.fuse.errnos import request
+from snapfs.fuse.handles import File, Handles
+from snapfs.fuse.kernel import MountKernel
+from snapfs.fuse.nodes import ROOT, SNAP_NAME, Node, Nodes, Tree, ino_of
+from snapfs.fuse.virtual import Virtual, is_virtual
+from snapfs.types import Ino
+from snapfs.volume.lake import Lake
+
+_UNENFORCED_XATTRS: Final = b"system."
+"""POSIX ACLs and the like: the kernel would not act on them, so keeping them would lie."""
+
+
+class Objects(Operations):
+    """Objects of the mount.  ``ready`` is set when the kernel has shaken hands."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+
+    def __init__(
+        self, lake: Lake, nodes: Nodes, handles: Handles, kernel: MountKernel, *, xattrs: bool
+    ) -> None:
+        super().__init__()
+        self.ready = trio.Event()
+        self._lake = lake
+        self._files = lake.files
+        self._nodes = nodes
+        self._handles = handles
+        self._kernel = kernel
+        self._virtual = Virtual(lake, nodes)
+        self._xattrs = xattrs
+
+    def init(self) -> None:
+        self.ready.set()
+
+    def _object(self, node: int) -> tuple[Tree, Ino]:
+        """Tree and inode of a node that is in a tree.
+
+        Raises:
+            NotPermitted, ReadOnly: it is the root of the mount, or ``.snap`` or a link in it.
+            Stale: its volume or snapshot is gone.
+        """
+        if is_virtual(Node(node)):
+            if node == ROOT:
+                raise NotPermitted("the root of the mount holds volumes only")
+            raise ReadOnly(".snap is read-only")
+        return self._nodes.tree(Node(node)), ino_of(Node(node))
+
+    def _current(self, node: int) -> tuple[Tree, Inode]:
+        """Like ``_object``, with the attributes; Stale also if the inode is gone or the kernel's idea of
+        it old."""
+        tree, ino = self._object(node)
+        if self._nodes.is_outdated(Node(node)):
+            raise Stale(f"inode {ino} was replaced")
+        try:
+            return tree, self._files.getattr(tree.view, ino)
+        except NotFound:
+            raise Stale(f"inode {ino} is gone") from None
+
+    def _place(self, parent: int, name: bytes, *, new: bool) -> tuple[Tree, Ino]:
+        """Tree and inode of a directory in which ``name`` is to be made (``new``) or removed."""
+        tree, ino = self._object(parent)
+        if name == SNAP_NAME and tree.is_head and ino == tree.root:
+            if new:
+                raise AlreadyExists(".snap is there")
+            raise NotPermitted(".snap is always there")
+        return tree, ino
+
+    def _entry(self, tree: Tree, inode: Inode) -> EntryAttributes:
+        """Answer that makes the kernel know the inode once more."""
+        node = tree.node(inode.ino)
+        self._nodes.looked_up(node, regular=stat.S_ISREG(inode.mode))
+        return attributes.of_inode(node, inode, self._nodes.generation(node))
+
+    def _keep_unlinked(self, tree: Tree) -> Callable[[Ino], bool]:
+        return lambda ino: self._handles.keep_unlinked(tree.node(ino))
+
+    def _open(self, tree: Tree, ino: Ino, *, writable: bool, thread: int) -> FileInfo:
+        internal = self._kernel.is_own_thread(thread)
+        file = File(tree.node(ino), tree.view, ino, writable=writable, internal=internal)
+        return FileInfo(fh=self._handles.open_file(file), keep_cache=True)
+
+
+class XattrRequests(Objects):
+    """Extended attributes: an opt-in of the mount, as with them every small write asks for one."""
+
+    def _attributed(self, inode: int, name: bytes = b"") -> tuple[Tree, Ino]:
+        if not self._xattrs:
+            raise FUSEError(errno.ENOSYS)  # the kernel never asks again
+        if name.startswith(_UNENFORCED_XATTRS):
+            raise FUSEError(errno.EOPNOTSUPP)
+        return self._object(inode)
+
+    @request
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        if self._xattrs and is_virtual(Node(inode)):
+            raise NoAttribute("no attributes here")
+        tree, ino = self._attributed(inode, name)
+        return self._files.getxattr(tree.view, ino, name)
+
+    @request
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:
+        if self._xattrs and is_virtual(Node(inode)):
+            return []
+        tree, ino = self._attributed(inode)
+        return self._files.listxattr(tree.view, ino)
+
+    @request
+    async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        tree, ino = self._attributed(inode, name)
+        self._files.setxattr(tree.view, ino, name, value)
+
+    @request
+    async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        tree, ino = self._attributed(inode, name)
+        self._files.removexattr(tree.view, ino, name)

@@ -1,0 +1,327 @@
+"""Requests of the kernel, handed to the engine.
+
+Invariants:
+  * A handler without ``await`` is atomic: what it reads and answers is one state of the tree.
+  * Every answer that carries a node's generation counts a lookup of the node, in the same step.
+  * The kernel caches writes, so the size and times of a regular file that it knows are its own: it sends
+    them, and writes do not touch times here.
+  * Permissions are the kernel's to check (``default_permissions``), and it has applied the umask.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from pyfuse3 import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    EntryAttributes,
+    FileInfo,
+    InodeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    readdir_reply,
+)
+
+from snapfs.errors import (
+    CrossVolume,
+    Invalid,
+    IsADirectory,
+    NotFound,
+    ReadOnly,
+    SnapfsError,
+    Stale,
+)
+from snapfs.fuse import attributes
+from snapfs.fuse.errnos import log, request
+from snapfs.fuse.handles import Directory
+from snapfs.fuse.nodes import ROOT, SNAP_NAME, Node
+from snapfs.fuse.objects import XattrRequests
+from snapfs.fuse.virtual import is_virtual
+
+_DOT: Final = 1
+_DOT_DOT: Final = 2
+"""Cookies of the entries that every directory has."""
+
+
+class Requests(XattrRequests):
+    """The handlers."""
+
+    # Names
+
+    @request
+    async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        parent = Node(parent_inode)
+        if name == b".":
+            return self._lookup_node(parent)
+        if name == b"..":
+            return self._lookup_node(self._parent(parent))
+        if is_virtual(parent):
+            return self._virtual.lookup(parent, name)
+        while True:
+            tree, ino = self._object(parent)
+            if name == SNAP_NAME and tree.is_head and ino == tree.root:
+                return self._virtual.snap_entry(tree)
+            try:
+                inode = self._files.lookup(tree.view, ino, name)
+            except NotFound:
+                return attributes.absent()
+            node = tree.node(inode.ino)
+            if not self._kernel.is_replacing(node):
+                self._nodes.renewed(node)
+                return self._entry(tree, inode)
+            await self._kernel.replaced(node)
+
+    def _parent(self, node: Node) -> Node:
+        if is_virtual(node):
+            return self._virtual.parent(node)
+        tree, ino = self._object(node)
+        return tree.above if ino == tree.root else tree.node(self._files.parent_of(tree.view, ino))
+
+    def _lookup_node(self, node: Node) -> EntryAttributes:
+        if is_virtual(node):
+            entry = self._virtual.attributes(node)
+            self._nodes.looked_up(node)
+            return entry
+        return self._entry(*self._current(node))
+
+    @request
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, lookups in inode_list:
+            self._nodes.forget(Node(inode), lookups)
+
+    @request
+    async def mknod(
+        self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        tree, parent = self._place(parent_inode, name, new=True)
+        inode = self._files.mknod(tree.view, parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid, rdev=rdev)
+        return self._entry(tree, inode)
+
+    @request
+    async def mkdir(
+        self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        if parent_inode == ROOT:
+            return self._virtual.create_volume(name, mode=stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid)
+        tree, parent = self._place(parent_inode, name, new=True)
+        inode = self._files.mkdir(tree.view, parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid)
+        return self._entry(tree, inode)
+
+    @request
+    async def symlink(
+        self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        tree, parent = self._place(parent_inode, name, new=True)
+        return self._entry(
+            tree, self._files.symlink(tree.view, parent, name, target, uid=ctx.uid, gid=ctx.gid)
+        )
+
+    @request
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        tree, parent = self._place(new_parent_inode, new_name, new=True)
+        source, old = self._current(inode)
+        if source is not tree:
+            raise CrossVolume("a hard link cannot leave its volume")
+        return self._entry(tree, self._files.link(tree.view, old.ino, parent, new_name))
+
+    @request
+    async def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        tree, parent = self._place(parent_inode, name, new=False)
+        self._files.unlink(tree.view, parent, name, is_open=self._keep_unlinked(tree))
+
+    @request
+    async def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        if parent_inode == ROOT:
+            self._virtual.remove_volume(name)
+            return
+        tree, parent = self._place(parent_inode, name, new=False)
+        self._files.rmdir(tree.view, parent, name)
+
+    @request
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: bytes,
+        parent_inode_new: InodeT,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~(RENAME_EXCHANGE | RENAME_NOREPLACE):
+            raise Invalid(f"rename flags {flags:#x} are not known")
+        tree, parent = self._place(parent_inode_old, name_old, new=False)
+        new_tree, new_parent = self._place(parent_inode_new, name_new, new=False)
+        if tree is not new_tree:
+            raise CrossVolume("a rename cannot leave its volume")
+        self._files.rename(
+            tree.view,
+            parent,
+            name_old,
+            new_parent,
+            name_new,
+            noreplace=bool(flags & RENAME_NOREPLACE),
+            exchange=bool(flags & RENAME_EXCHANGE),
+            is_open=self._keep_unlinked(tree),
+        )
+
+    @request
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+        if is_virtual(Node(inode)):
+            return self._virtual.link(Node(inode)).target
+        tree, ino = self._object(inode)
+        return self._files.readlink(tree.view, ino)
+
+    # Attributes
+
+    @request
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        if is_virtual(Node(inode)):
+            return self._virtual.attributes(Node(inode))
+        _, current = self._current(inode)
+        return attributes.of_inode(Node(inode), current, self._nodes.generation(Node(inode)))
+
+    @request
+    async def setattr(
+        self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        tree, ino = self._object(inode)
+        if fh is not None:
+            self._handles.file(fh).check()
+        if self._nodes.is_outdated(Node(inode)):
+            raise Stale(f"inode {ino} was replaced")
+        changed = self._files.setattr(
+            tree.view,
+            ino,
+            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        return attributes.of_inode(Node(inode), changed, self._nodes.generation(Node(inode)))
+
+    @request
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        return attributes.of_space(self._files.space())
+
+    # Files
+
+    @request
+    async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
+        if is_virtual(Node(inode)):
+            raise IsADirectory("not a file")
+        tree, current = self._current(inode)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        truncate = bool(flags & os.O_TRUNC)
+        if (writable or truncate) and not tree.view.writable:
+            raise ReadOnly("snapshots are read-only")
+        if truncate:
+            self._files.setattr(tree.view, current.ino, size=0, mtime_ns=time.time_ns())
+        return self._open(tree, current.ino, writable=writable, thread=ctx.pid)
+
+    @request
+    async def create(
+        self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        tree, parent = self._place(parent_inode, name, new=True)
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        inode = self._files.mknod(tree.view, parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        return self._open(tree, inode.ino, writable=writable, thread=ctx.pid), self._entry(tree, inode)
+
+    @request
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        file = self._handles.file(fh)
+        file.check()
+        data = await self._files.read(file.view, file.ino, off, size)
+        file.check()  # a checkout while it was read: half of it may be of the one content, half of the other
+        return data
+
+    @request
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        file = self._handles.file(fh)
+        file.check()
+        return await self._files.write(file.view, file.ino, off, buf, touch=False, check=file.check)
+
+    @request
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        file = self._handles.file(fh)
+        if file.internal:  # for the kernel's pages only: whoever asked for them commits
+            return
+        file.check()
+        if file.view.writable:
+            await self._files.fsync(file.view, file.ino)
+
+    @request
+    async def release(self, fh: int) -> None:
+        file, unlinked = self._handles.close_file(fh)
+        if unlinked and not file.view.gone:
+            try:
+                self._files.drop(file.view, file.ino)
+            except SnapfsError as error:  # nobody is left to hear of it; the next start drops it
+                log.warning("inode %d without links stays: %s", file.ino, error.message)
+
+    # Directories
+
+    @request
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> int:
+        node = Node(inode)
+        if not is_virtual(node):
+            self._current(node)
+        return self._handles.open_directory(Directory(node))
+
+    @request
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        directory = self._handles.directory(fh)
+        await self._kernel.all_replaced()
+        node = directory.node
+        for cookie, dot, target in ((_DOT, b".", node), (_DOT_DOT, b"..", self._parent(node))):
+            if start_id < cookie and not readdir_reply(token, dot, attributes.of_dot(target), cookie):
+                return
+        if is_virtual(node):
+            self._readdir_virtual(directory, start_id, token)
+        else:
+            self._readdir_tree(node, start_id, token)
+
+    def _readdir_tree(self, node: Node, start_id: int, token: ReaddirToken) -> None:
+        tree, directory = self._object(node)
+        for cookie, name, ino, _ in self._files.readdir(tree.view, directory, max(start_id, _DOT_DOT)):
+            inode = self._files.getattr(tree.view, ino)
+            child = tree.node(ino)
+            entry = attributes.of_inode(child, inode, self._nodes.generation(child))
+            if not readdir_reply(token, name, entry, cookie):
+                return
+            self._nodes.looked_up(child, regular=stat.S_ISREG(inode.mode))
+
+    def _readdir_virtual(self, directory: Directory, start_id: int, token: ReaddirToken) -> None:
+        if start_id <= _DOT_DOT:
+            directory.listing = self._virtual.listing(directory.node)
+        for cookie, name in directory.listing:
+            if cookie <= start_id:
+                continue
+            try:
+                entry = self._virtual.lookup(directory.node, name)
+            except NotFound:  # removed since the listing
+                continue
+            if not readdir_reply(token, name, entry, cookie):
+                self._nodes.forget(Node(entry.st_ino), 1)
+                return
+
+    @request
+    async def releasedir(self, fh: int) -> None:
+        self._handles.close_directory(fh)
+
+    @request
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._lake.commit()

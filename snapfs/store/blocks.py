@@ -1,0 +1,275 @@
+"""Blocks: variable runs of bytes, stored once, named by their BLAKE3 hash, counted exactly.
+
+Invariants:
+  * ``refs`` of a block is the number of extent records, of all epochs, that name it.
+  * ``dedup`` names only blocks with references: a block that lost its last one is never referenced again.
+  * A block without references is in ``freed`` under the transaction that took the last one; its space is
+    reclaimed when that transaction is durable and no reader sees an older one.
+  * Bytes go to a segment before their block gets an entry, and are synced before the entry is committed.
+  * Bytes that do not match their hash are never returned.
+
+``pack`` and ``fetch`` touch no index: they run in worker threads.  Everything else is the trio thread's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+import zstandard
+from blake3 import blake3
+
+from snapfs.errors import Corrupt
+from snapfs.format import keys, records
+from snapfs.format import segments as fmt
+from snapfs.format.records import Block
+from snapfs.store.disk import Disk
+from snapfs.store.index import Index, Reading, items
+from snapfs.store.segments import Segments, _File
+from snapfs.types import BlockId, SegmentId
+
+CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Raw blocks kept: the kernel caches pages above us; this serves several small reads of one block."""
+
+ZSTD_LEVEL: Final = 1
+COMPRESS_BYTES_MIN: Final = 128
+"""Below this a compressed form saves nothing once records are padded."""
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Placed(msgspec.Struct, frozen=True, gc=False):
+    """A block whose bytes are in a segment but which has no entry yet."""
+
+    segment: SegmentId
+    offset: int
+    stored_bytes: int
+    raw_bytes: int
+    codec: int
+    hash: bytes
+
+
+def digest(data: Bytes) -> bytes:
+    return blake3(data).digest()
+
+
+class Blocks:
+    def __init__(self, index: Index, segments: Segments, disk: Disk) -> None:
+        self._index = index
+        self._disk = disk
+        self.segments = segments
+        self._next = int.from_bytes(index.get("meta", b"next_block") or b"\1", "little")
+        self._live = {
+            SegmentId(keys.from_u64(key)): records.decode_segment(payload)
+            for key, payload in items(index, "segments")
+        }
+        self._touched: set[SegmentId] = set()
+        self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
+        self._cache_bytes = 0
+        self._pins: Counter[int] = Counter()
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self.stored_bytes, self.raw_bytes = (
+            int.from_bytes(index.get("meta", name) or b"\0", "little") for name in (b"stored_bytes", b"raw_bytes")
+        )
+        self._counters_dirty = False
+        index.before_commit.append(self._before_commit)
+
+    # -- writing
+
+    def known(self, digest: bytes) -> BlockId:
+        """The block with this hash, or 0."""
+        found = self._index.get("dedup", digest)
+        return BlockId(keys.from_u64(found)) if found else BlockId(0)
+
+    def pack(self, chunks: Iterable[tuple[bytes, Bytes]]) -> list[Placed]:
+        """Compress and append (hash, bytes) chunks.  Worker thread; one call at a time.
+
+        Raises:
+            NoSpace, IOFailure: the disk refused.
+        """
+        heads: list[tuple[int, int, int, bytes]] = []
+        parts: list[list[bytes]] = []
+        for name, data in chunks:
+            stored, codec = bytes(data), records.CODEC_RAW
+            raw_bytes = len(stored)
+            if raw_bytes >= COMPRESS_BYTES_MIN:
+                packed = self._compressor.compress(stored)
+                if len(packed) < raw_bytes:
+                    stored, codec = packed, records.CODEC_ZSTD
+            heads.append((len(stored), raw_bytes, codec, name))
+            pad = fmt.record_bytes(len(stored)) - fmt.BLOCK_HEADER_BYTES - len(stored)
+            parts.append([fmt.encode_block_header(len(stored), raw_bytes, codec, name), stored, b"\0" * pad])
+        places = self.segments.append(parts)
+        return [Placed(*place, *head) for place, head in zip(places, heads, strict=True)]
+
+    def add(self, placed: Placed) -> BlockId:
+        """Give a placed block its entry, as yet without references."""
+        block = BlockId(self._next)
+        self._next += 1
+        self._counters_dirty = True
+        entry = Block(
+            placed.segment, placed.offset, placed.stored_bytes, placed.raw_bytes, placed.codec, placed.hash, 0
+        )
+        self._index.put("blocks", keys.u64(block), records.encode_block(entry))
+        self._index.put("dedup", placed.hash, keys.u64(block))
+        self._account(entry, +1)
+        return block
+
+    def adjust(self, block: BlockId, delta: int) -> None:
+        """Extent records that name the block were added (or, negative, removed).
+
+        Raises:
+            Corrupt: more removed than there are.
+        """
+        entry = self.entry(self._index, block)
+        refs = entry.refs + delta
+        if refs < 0:
+            raise Corrupt(f"block {block}: more references dropped than it has", hint="run: snap fsck")
+        entry = msgspec.structs.replace(entry, refs=refs)
+        self._index.put("blocks", keys.u64(block), records.encode_block(entry))
+        if refs == 0:
+            self._index.delete("dedup", entry.hash)
+            self._index.put("freed", keys.u64(self._index.txn_number) + keys.u64(block), records.PRESENT)
+
+    def _account(self, entry: Block, sign: int) -> None:
+        size = fmt.record_bytes(entry.stored_bytes)
+        end, live = self._live.get(entry.segment, (fmt.SEGMENT_HEADER_BYTES, 0))
+        self._live[entry.segment] = (max(end, entry.offset + size), live + sign * size)
+        self._touched.add(entry.segment)
+        self.stored_bytes += sign * size
+        self.raw_bytes += sign * entry.raw_bytes
+        self._counters_dirty = True
+
+    def _before_commit(self) -> None:
+        if self.segments.unsynced and self._touched:
+            # Small: the caller has just synced in a worker; this is what came since.
+            self.segments.sync()
+        for segment in self._touched:
+            if segment in self._live:
+                self._index.put("segments", keys.u64(segment), records.encode_segment(*self._live[segment]))
+            else:
+                self._index.delete("segments", keys.u64(segment))
+        self._touched.clear()
+        if self._counters_dirty:
+            for name, value in (
+                (b"next_block", self._next), (b"stored_bytes", self.stored_bytes), (b"raw_bytes", self.raw_bytes),
+            ):  # fmt: skip
+                self._index.put("meta", name, value.to_bytes(8, "little"))
+            self._counters_dirty = False
+
+    # -- reading
+
+    def entry(self, source: Reading, block: BlockId) -> Block:
+        """Raises:
+        Corrupt: no such block.
+        """
+        payload = source.get("blocks", keys.u64(block))
+        if payload is None:
+            raise Corrupt(f"block {block} is not in the index", hint="run: snap fsck")
+        return records.decode_block(payload)
+
+    def cached(self, block: BlockId) -> bytes | None:
+        data = self._cache.get(block)
+        if data is not None:
+            self._cache.move_to_end(block)
+        return data
+
+    def remember(self, block: BlockId, data: bytes) -> None:
+        if block not in self._cache:
+            self._cache[block] = data
+            self._cache_bytes += len(data)
+            while self._cache_bytes > CACHE_BYTES_MAX:
+                self._cache_bytes -= len(self._cache.popitem(last=False)[1])
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """While it lasts no block that is referenced now is reclaimed (for reads that wait for the disk)."""
+        number = self._index.txn_number
+        self._pins[number] += 1
+        try:
+            yield
+        finally:
+            self._pins[number] -= 1
+            if not self._pins[number]:
+                del self._pins[number]
+
+    def locate(self, block: BlockId) -> tuple[_File, Block]:
+        """What ``fetch`` needs; the file stays open as long as the caller keeps it."""
+        entry = self.entry(self._index, block)
+        return self.segments.open(entry.segment), entry
+
+    def fetch(self, block: BlockId, file: _File, entry: Block, *, wait: bool = True) -> bytes | None:
+        """The block's raw bytes, verified.  None if ``wait`` is false and the page cache lacks them.
+
+        Raises:
+            Corrupt: the segment does not hold what was written.
+            IOFailure: the disk refused.
+        """
+        offset = entry.offset + fmt.BLOCK_HEADER_BYTES
+        if wait:
+            stored = self._disk.pread("segment.read", file.fd, entry.stored_bytes, offset)
+        else:
+            cached = self._disk.pread_cached(file.fd, entry.stored_bytes, offset)
+            if cached is None:
+                return None
+            stored = cached
+        return unpack(block, entry, stored)
+
+    # -- reclaiming
+
+    def reclaimable(self, limit: int) -> list[tuple[bytes, BlockId]]:
+        """(key in ``freed``, block) of blocks whose space nobody can need any more; oldest first."""
+        oldest = self._index.oldest_reader()
+        # The open transaction is not durable; a reader of transaction N still sees what N + 1 freed.
+        bound = self._index.txn_number if oldest is None else min(self._index.txn_number, oldest + 1)
+        bound = min(bound, *self._pins) if self._pins else bound
+        found: list[tuple[bytes, BlockId]] = []
+        for key, _ in items(self._index, "freed"):
+            if len(found) >= limit or keys.from_u64(key) >= bound:
+                break
+            found.append((key, BlockId(keys.from_u64(key, 8))))
+        return found
+
+    def reclaim(self, freed: list[tuple[bytes, BlockId]]) -> None:
+        """Punch the blocks' space and forget them; drop segments that hold no block any more."""
+        for key, block in freed:
+            entry = self.entry(self._index, block)
+            self.segments.punch(entry.segment, entry.offset, fmt.record_bytes(entry.stored_bytes))
+            self._index.delete("freed", key)
+            self._index.delete("blocks", keys.u64(block))
+            self._account(entry, -1)
+            cached = self._cache.pop(block, None)
+            self._cache_bytes -= len(cached) if cached is not None else 0
+
+    def empty_segments(self) -> list[SegmentId]:
+        """Segments that hold no block: to be forgotten now and dropped once that is durable."""
+        return [s for s, (_, live) in self._live.items() if live == 0 and s != self.segments.current]
+
+    def forget_segments(self, segments: list[SegmentId]) -> None:
+        for segment in segments:
+            self._live.pop(segment, None)
+            self._touched.add(segment)
+
+def unpack(block: BlockId, entry: Block, stored: bytes) -> bytes:
+    """Raw bytes of a stored block.
+
+    Raises:
+        Corrupt: they do not match the hash.
+    """
+    raw: bytes | None = stored
+    if entry.codec == records.CODEC_ZSTD:
+        try:
+            raw = zstandard.ZstdDecompressor().decompress(stored, max_output_size=entry.raw_bytes)
+        except zstandard.ZstdError:
+            raw = None
+    elif entry.codec != records.CODEC_RAW:
+        raw = None
+    if raw is None or len(raw) != entry.raw_bytes or digest(raw) != entry.hash:
+        raise Corrupt(
+            f"block {block} (segment {entry.segment}, offset {entry.offset}) does not match its hash",
+            hint="run: snap fsck",
+        )
+    return raw

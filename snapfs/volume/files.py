@@ -1,0 +1,176 @@
+"""Files: all that names and attributes are, and the bytes."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import trio
+
+from snapfs.errors import Corrupt, Invalid, IsADirectory, TooLarge
+from snapfs.extents import HOLE, Extent, plan_read
+from snapfs.format import keys
+from snapfs.format.records import Inode
+from snapfs.store.blocks import Blocks
+from snapfs.types import FILE_BYTES_MAX, BlockId, Ino
+from snapfs.versions.epochs import View
+from snapfs.volume.core import Core, now_ns
+from snapfs.volume.names import Names
+from snapfs.volume.writeback import INLINE_BYTES, Writeback
+
+
+class Space(msgspec.Struct, frozen=True):
+    """What statfs(2) tells, in bytes and inodes."""
+
+    total_bytes: int
+    free_bytes: int
+    available_bytes: int
+    inodes: int
+    inodes_free: int
+
+
+class Files(Names):
+    def __init__(self, core: Core, writeback: Writeback, commit: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(core, writeback)
+        self._commit = commit
+
+    async def read(self, view: View, ino: Ino, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes: short at the end of the file, zeros in holes.
+
+        Raises:
+            NotFound, IsADirectory, Invalid.
+            Corrupt: a block does not hold what was written; the message names the file and the block.
+        """
+        core = self._core
+        inode = core.inode(view, ino)
+        _check_regular(inode)
+        dirty = self._writeback.dirty(view, ino)
+        length = min(size, max(inode.size, dirty.end if dirty else 0) - offset)
+        if length <= 0:
+            return b""
+        found = core.extents(view, inode, offset, offset + length)
+        pieces = list(plan_read([extent for extent, _ in found], offset, length))
+        if dirty is None and len(pieces) == 1 and pieces[0].block == HOLE:
+            return bytes(length)
+        # What is dirty is laid over now: when the blocks have come, a flush may have moved it into extents.
+        newer = dirty.pieces(offset, offset + length) if dirty else []
+        try:
+            with core.blocks.pinned():
+                blocks = await fetch_blocks(core.blocks, {piece.block for piece in pieces} - {HOLE})
+        except Corrupt as error:
+            raise Corrupt(f"inode {ino}, bytes from {offset}: {error.message}", hint=error.hint) from error
+        if not newer and len(pieces) == 1 and pieces[0].block != HOLE:
+            return _slice(blocks[pieces[0].block], pieces[0])
+        buffer = bytearray(length)
+        for piece in pieces:
+            if piece.block != HOLE:
+                at = piece.offset - offset
+                buffer[at : at + piece.length] = _slice(blocks[piece.block], piece)
+        for start, data in newer:
+            buffer[start - offset : start - offset + len(data)] = data
+        return bytes(buffer)
+
+    async def write(
+        self,
+        view: View,
+        ino: Ino,
+        offset: int,
+        data: bytes,
+        *,
+        touch: bool = True,
+        check: Callable[[], None] | None = None,
+    ) -> int:
+        """Take bytes into memory; ``fsync`` or a commit makes them durable.
+
+        Args:
+            touch: false leaves the times alone (the kernel's writeback cache sends them itself).
+            check: called once nothing is waited for any more; may raise (a checkout came in between).
+
+        Raises:
+            ReadOnly, NotFound, TooLarge, NoSpace (nothing of the write happened).
+        """
+        self._tree.check_writable(view)
+        if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
+            raise TooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+        await self._writeback.room(view, len(data))
+        self._tree.check_writable(view)
+        if check is not None:
+            check()
+        inode = self._core.inode(view, ino)
+        _check_regular(inode)
+        self._core.admit(len(data))
+        self._writeback.write(view, ino, offset, data)
+        if touch:
+            now = now_ns()
+            self._core.put_inode(view, msgspec.structs.replace(inode, mtime_ns=now, ctime_ns=now))
+        return len(data)
+
+    async def fsync(self, view: View, ino: Ino) -> None:
+        """The file's data and all metadata are durable."""
+        if view.writable:
+            await self._writeback.flush(view=view, ino=ino)
+            await self._commit()
+
+    def is_clean(self, view: View, ino: Ino) -> bool:
+        """Whether no data of the file waits to be flushed."""
+        return self._writeback.dirty(view, ino) is None
+
+    def forget_head(self, view: View) -> None:
+        """The head is about to be replaced or removed: drop what only it holds in memory and in tables."""
+        self._writeback.discard_volume(view)
+        for ino in list(self._core.orphans(view)):
+            self._core.index.delete("orphans", keys.u64(view.volume_id) + keys.u64(ino))
+
+    def space(self) -> Space:
+        available, total = self._core.disk.free_bytes(self._core.path)
+        free = max(0, available - self._core.pending_bytes())
+        inodes = self._core.inodes_free
+        return Space(total, free, free, inodes, inodes)
+
+
+async def fetch_blocks(blocks: Blocks, wanted: set[BlockId]) -> dict[BlockId, bytes]:
+    """Raw bytes of blocks: from the cache, from the page cache, or in a worker thread from the disk."""
+    found: dict[BlockId, bytes] = {}
+    missing = []
+    size = 0
+    for block in wanted:
+        data = blocks.cached(block)
+        if data is None:
+            place = blocks.locate(block)
+            missing.append((block, *place))
+            size += place[1].raw_bytes
+        else:
+            found[block] = data
+    if missing and size <= INLINE_BYTES:
+        for block, file, entry in list(missing):
+            data = blocks.fetch(block, file, entry, wait=False)
+            if data is None:
+                break
+            found[block] = data
+            blocks.remember(block, data)
+            missing.remove((block, file, entry))
+    if missing:
+
+        def fetch() -> list[tuple[BlockId, bytes | None]]:
+            return [(block, blocks.fetch(block, file, entry)) for block, file, entry in missing]
+
+        for block, data in await trio.to_thread.run_sync(fetch):
+            if data is not None:
+                found[block] = data
+                blocks.remember(block, data)
+    return found
+
+
+def _slice(data: bytes, piece: Extent) -> bytes:
+    part = data[piece.block_offset : piece.block_offset + piece.length]
+    if len(part) != piece.length:
+        raise Corrupt(f"block {piece.block} is shorter than the file's extent", hint="run: snap fsck")
+    return part
+
+
+def _check_regular(inode: Inode) -> None:
+    if stat.S_ISDIR(inode.mode):
+        raise IsADirectory(f"inode {inode.ino} is a directory")
+    if not stat.S_ISREG(inode.mode):
+        raise Invalid(f"inode {inode.ino} has no bytes")

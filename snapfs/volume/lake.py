@@ -1,0 +1,209 @@
+"""An open store: wires the layers, commits, runs the background work.
+
+Commit order (nothing acknowledged is lost, nothing half there is seen):
+  1. block bytes are in segments and synced (in a worker thread);
+  2. the index commits: the only publish point;
+  3. space that it freed is given back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from snapfs.errors import Corrupt, NoSpace, NotFound, SnapfsError
+from snapfs.store import layout
+from snapfs.store.blocks import Blocks
+from snapfs.store.disk import Disk
+from snapfs.store.index import Index, items
+from snapfs.store.segments import Segments
+from snapfs.format import keys, records
+from snapfs.types import Ino, SegmentId
+from snapfs.volume.core import Core, now_ns
+from snapfs.volume.files import Files
+from snapfs.volume.reclaim import Reclaim
+from snapfs.volume.snapshots import Snapshots
+from snapfs.volume.volumes import Volumes
+from snapfs.volume.writeback import Writeback
+
+COMMIT_SECONDS: Final = 5.0
+"""At most this much unsynced work is lost in a crash; as ext4's default."""
+
+COMMIT_PUTS_MAX: Final = 20_000
+"""A commit comes early when the open transaction has grown this much."""
+
+_POLL_SECONDS: Final = 0.25
+_PAUSE_SECONDS: Final = 0.002
+"""Between two batches of reclaiming, so that requests come first."""
+
+
+class Lake:
+    """One open store.  Make it with ``open``."""
+
+    def __init__(self, path: Path, marker: layout.Marker, lock: layout.Lock, disk: Disk) -> None:
+        self.path = path
+        self.uuid = marker.uuid
+        self._lock = lock
+        self.index = Index(path / layout.INDEX)
+        try:
+            self._wire(marker, disk)
+        except BaseException:
+            self.index.close()
+            raise
+
+    def _wire(self, marker: layout.Marker, disk: Disk) -> None:
+        stored = (self.index.get("meta", b"uuid") or b"").decode()
+        if stored != marker.uuid:
+            raise Corrupt(f"{self.path}: the index belongs to another store ({stored or 'none'})")
+        newest, end = 0, 0
+        for key, payload in items(self.index, "segments"):
+            newest, end = keys.from_u64(key), records.decode_segment(payload)[0]
+        store_uuid = bytes.fromhex(marker.uuid.replace("-", ""))
+        segments = Segments(
+            self.path / layout.SEGMENTS, store_uuid, disk, newest=SegmentId(newest), end=end
+        )
+        seed = int.from_bytes(store_uuid[:8], "little")
+        self.core = Core(self.path, self.index, Blocks(self.index, segments, disk), disk, seed)
+        self.writeback = Writeback(self.core)
+        self.files = Files(self.core, self.writeback, self.commit)
+        self.volumes = Volumes(self.core, self.files)
+        self.snapshots = Snapshots(self.core, self.volumes, self.files)
+        self.reclaim = Reclaim(self.core)
+        self._committing = trio.Lock()
+        self._commits_begun = 0
+        self._wake_reclaim = trio.Event()
+        self._reap_orphans()
+
+    @classmethod
+    def create(cls, path: Path, disk: Disk | None = None) -> None:
+        """Make an empty store in a missing or empty directory.
+
+        Raises:
+            AlreadyExists, Invalid.
+        """
+        disk = disk or Disk()
+        marker = layout.create(path, disk, now_ns())
+        index = Index(path / layout.INDEX, create=True)
+        index.put("meta", b"uuid", marker.uuid.encode())
+        index.commit()
+        index.close()
+        layout.mark(path, marker, disk)
+
+    @classmethod
+    def open(cls, path: Path, *, mountpoint: str = "", disk: Disk | None = None) -> Lake:
+        """Take the writer's lock and open the store as of its last commit.
+
+        Raises:
+            NotFound, Invalid, Unsupported, Corrupt, Busy.
+        """
+        marker = layout.read_marker(path)
+        lock = layout.Lock(path, mountpoint)
+        try:
+            return cls(path, marker, lock, disk or Disk())
+        except BaseException:
+            lock.release()
+            raise
+
+    def _reap_orphans(self) -> None:
+        """Files that were unlinked and still open when the store was last left."""
+        for volume in self.volumes.all():
+            for ino in list(self.core.orphans(volume.head)):
+                with contextlib.suppress(NotFound):
+                    self.files.drop(volume.head, Ino(ino))
+
+    # -- durability
+
+    async def commit(self) -> None:
+        """All metadata, and all file data that was flushed, is durable.  Callers that wait share a commit.
+
+        Raises:
+            NoSpace, IOFailure: it is not; after IOFailure the store takes no more changes.
+        """
+        ticket = self._commits_begun
+        async with self._committing:
+            if self._commits_begun > ticket:
+                return  # one began, and ended, after we asked
+            self.index.check()
+            if self.core.blocks.segments.unsynced:
+                try:
+                    await trio.to_thread.run_sync(self.core.blocks.segments.sync)
+                except SnapfsError as error:
+                    # The kernel drops what it could not write: never try again as if nothing had happened.
+                    raise self.index.fail(error) from error
+            self._commits_begun += 1
+            self.index.commit()
+            self._wake_reclaim.set()
+
+    async def sync(self) -> None:
+        """Everything acknowledged so far is durable: file data is flushed, then committed."""
+        await self.writeback.flush()
+        await self.commit()
+
+    # -- background
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Background work while it lasts: commits on a timer, flushes, reclaims.  At the end everything is synced."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit_on_timer)
+            nursery.start_soon(self._flush_on_demand)
+            nursery.start_soon(self._reclaim_in_background)
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await self.sync()
+
+    async def _commit_on_timer(self) -> None:
+        last = trio.current_time()
+        while True:
+            await trio.sleep(_POLL_SECONDS)
+            due = trio.current_time() - last >= COMMIT_SECONDS
+            if due or self.index.puts > COMMIT_PUTS_MAX:
+                last = trio.current_time()
+                with contextlib.suppress(SnapfsError):  # whoever waits for a sync is told; this is tried again
+                    await self.sync()
+
+    async def _flush_on_demand(self) -> None:
+        while True:
+            await self.writeback.wanted.wait()
+            self.writeback.wanted = trio.Event()
+            try:
+                await self.writeback.flush(final=False)
+            except NoSpace:
+                await trio.sleep(_POLL_SECONDS)
+            except SnapfsError:
+                await trio.sleep(COMMIT_SECONDS)
+
+    async def _reclaim_in_background(self) -> None:
+        while True:
+            self._wake_reclaim = trio.Event()
+            with contextlib.suppress(SnapfsError):
+                await self.reclaim_all()
+            await self._wake_reclaim.wait()
+
+    async def reclaim_all(self) -> None:
+        """Reclaim what can be reclaimed now."""
+        while True:
+            while self.reclaim.step():
+                await trio.sleep(_PAUSE_SECONDS)
+            empty = self.core.blocks.empty_segments()
+            if empty:
+                self.core.blocks.forget_segments(empty)
+            if self.index.dirty:
+                await self.commit()
+            for segment in empty:  # durably forgotten: nothing names them
+                self.core.blocks.segments.drop(segment)
+            if not self.reclaim.pending():
+                return
+
+    def close(self) -> None:
+        """Let go of the store; what was not synced is dropped."""
+        self.core.blocks.segments.close()
+        self.index.close()
+        self._lock.release()

@@ -1,0 +1,189 @@
+"""Put files and directories of a snapshot back into a head, sharing every block.
+
+Rules: what the snapshot had at a path comes back, as new inodes, over whatever the head has there; what the
+head has besides, below a restored directory, stays.  Missing directories above come back with their attributes.
+"""
+
+from __future__ import annotations
+
+import stat
+
+import msgspec
+
+from snapfs.errors import Invalid, NotADirectory, NotFound
+from snapfs.format import keys, records
+from snapfs.format.records import Inode
+from snapfs.types import PATH_BYTES_MAX, Ino
+from snapfs.versions.epochs import View
+from snapfs.volume.core import Core, now_ns
+from snapfs.volume.files import Files
+from snapfs.volume.names import IsOpen
+from snapfs.volume.touched import Touched
+
+
+def split_path(path: str) -> list[bytes]:
+    """Names of a path relative to a volume's root; empty for the root itself.
+
+    Raises:
+        Invalid: it leaves the volume, or is too long.
+    """
+    raw = path.encode(errors="surrogateescape")
+    if len(raw) > PATH_BYTES_MAX or b"\0" in raw:
+        raise Invalid(f"path {path[:40]!r}... is too long or has a NUL")
+    names = [name for name in raw.split(b"/") if name not in (b"", b".")]
+    if b".." in names:
+        raise Invalid(f"path {path!r} has '..'", hint="give the path from the volume's root")
+    return names
+
+
+class Restore:
+    """One restore: from a snapshot's view into a head."""
+
+    def __init__(self, core: Core, files: Files, source: View, head: View, root: Ino, is_open: IsOpen) -> None:
+        self._core = core
+        self._files = files
+        self._source = source
+        self._head = head
+        self._root = root
+        self._is_open = is_open
+        self._copies: dict[Ino, Ino] = {}
+        """Inode in the snapshot -> its copy in the head, so that hard links stay links."""
+        self.touched = Touched()
+        self.files = 0
+        self.total_bytes = 0
+
+    def path(self, names: list[bytes]) -> None:
+        """Restore what the snapshot has at the path.
+
+        Raises:
+            NotFound: it has nothing there.
+            NotADirectory: a file of the head stands where a directory must.
+        """
+        source, parents = self._root, []
+        for name in names:
+            parents.append((source, name))
+            source = self._files.lookup(self._source, source, name).ino
+        if not names:
+            self._merge(source, self._root)
+            return
+        target = self._root
+        for parent, name in parents[:-1]:
+            above = self._files.lookup(self._source, parent, name)
+            target = self._directory(target, name, above)
+        self._entry(source, target, names[-1])
+
+    def _directory(self, parent: Ino, name: bytes, like: Inode) -> Ino:
+        """The head's directory of that name, made like the snapshot's if it is missing."""
+        try:
+            found = self._files.lookup(self._head, parent, name)
+        except NotFound:
+            return self._new_directory(like, parent, name)
+        if not stat.S_ISDIR(found.mode):
+            raise NotADirectory(f"{name!r} is a file in the head: it would have to go first")
+        return found.ino
+
+    def _new_directory(self, like: Inode, parent: Ino, name: bytes) -> Ino:
+        made = self._files.mkdir(self._head, parent, name, mode=like.mode, uid=like.uid, gid=like.gid)
+        self._note(parent, name)
+        self._copy_extras(like.ino, made.ino)
+        self._like(made.ino, like)
+        return made.ino
+
+    def _like(self, ino: Ino, like: Inode) -> None:
+        """Mode, owner and times of the snapshot's inode (a setgid parent changes what mkdir gives)."""
+        self._files.setattr(
+            self._head, ino, mode=like.mode, uid=like.uid, gid=like.gid,
+            atime_ns=like.atime_ns, mtime_ns=like.mtime_ns,
+        )  # fmt: skip
+
+    def _note(self, parent: Ino, name: bytes) -> None:
+        self.touched.entries.append((parent, name))
+        self.touched.inodes.add(parent)
+
+    def _merge(self, source: Ino, target: Ino) -> None:
+        """Restore all entries of a directory into one that exists; an explicit stack, as trees may be deep."""
+        stack = [(source, target)]
+        while stack:
+            source, target = stack.pop()
+            for _, name, ino, kind in list(self._files.readdir(self._source, source, 0)):
+                if kind == stat.S_IFDIR:
+                    like = self._core.inode(self._source, ino)
+                    self._clear_file(target, name)
+                    stack.append((ino, self._directory(target, name, like)))
+                else:
+                    self._file(ino, target, name)
+
+    def _entry(self, source: Ino, parent: Ino, name: bytes) -> None:
+        like = self._core.inode(self._source, source)
+        if stat.S_ISDIR(like.mode):
+            self._clear_file(parent, name)
+            self._merge(source, self._directory(parent, name, like))
+        else:
+            self._file(source, parent, name)
+
+    def _clear_file(self, parent: Ino, name: bytes) -> None:
+        """A directory comes back where the head has a file: the file goes."""
+        found = self._find(parent, name)
+        if found is not None and not stat.S_ISDIR(found.mode):
+            self._files.unlink(self._head, parent, name, is_open=self._is_open)
+            self._note(parent, name)
+
+    def _find(self, parent: Ino, name: bytes) -> Inode | None:
+        try:
+            return self._files.lookup(self._head, parent, name)
+        except NotFound:
+            return None
+
+    def _file(self, source: Ino, parent: Ino, name: bytes) -> None:
+        old = self._core.inode(self._source, source)
+        found = self._find(parent, name)
+        if found is not None and stat.S_ISDIR(found.mode):
+            raise Invalid(f"{name!r} is a directory in the head", hint="move it away first")
+        if found is not None and self._same(old, found):
+            return
+        copy = self._copies.get(source)
+        if copy is not None and found is not None and found.ino == copy:
+            return
+        if found is not None:
+            self._files.unlink(self._head, parent, name, is_open=self._is_open)
+        if copy is not None:
+            self._files.link(self._head, copy, parent, name)
+        else:
+            self._copies[source] = self._copy(old, parent, name)
+        self._note(parent, name)
+        self.files += 1
+        self.total_bytes += old.size if stat.S_ISREG(old.mode) else 0
+
+    def _same(self, old: Inode, found: Inode) -> bool:
+        """Whether the head still has just this file."""
+        if old.ino != found.ino or (old.fork, old.size, old.mode) != (found.fork, found.size, found.mode):
+            return False
+        return old == msgspec.structs.replace(found, nlink=old.nlink) and self._files.is_clean(
+            self._head, found.ino
+        )
+
+    def _copy(self, old: Inode, parent: Ino, name: bytes) -> Ino:
+        """A new inode with the snapshot's attributes, xattrs, target and blocks."""
+        core, head = self._core, self._head
+        if stat.S_ISLNK(old.mode):
+            target = self._files.readlink(self._source, old.ino)
+            made = self._files.symlink(head, parent, name, target, uid=old.uid, gid=old.gid)
+        else:
+            made = self._files.mknod(
+                head, parent, name, mode=old.mode, uid=old.uid, gid=old.gid, rdev=old.rdev
+            )
+        prefix = keys.extents(old.ino, old.fork)
+        for subject, _, payload in list(core.tree.scan(self._source, prefix)):
+            offset = keys.split_extent(subject)[1]
+            core.blocks.adjust(records.decode_extent(payload)[1], +1)
+            core.tree.put(head, keys.extent(made.ino, made.fork, offset), payload)
+        self._copy_extras(old.ino, made.ino)
+        copy = msgspec.structs.replace(old, ino=made.ino, nlink=1, fork=made.fork, ctime_ns=now_ns())
+        core.put_inode(head, copy)
+        return made.ino
+
+    def _copy_extras(self, old: Ino, new: Ino) -> None:
+        for name in self._files.listxattr(self._source, old):
+            value = self._files.getxattr(self._source, old, name)
+            self._files.setxattr(self._head, new, name, value)
+

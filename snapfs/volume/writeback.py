@@ -1,0 +1,309 @@
+"""From written bytes to blocks: dirty data in memory, flushed as content-defined chunks.
+
+Invariants:
+  * A byte that was written and is not yet in an extent is in its file's ``runs`` (newer) or ``taken`` (being
+    flushed); a read lays taken over the extents and runs over both.
+  * One flush at a time (``_lock``).  Its thread work (chunk, hash, compress, append) touches no index; each file's
+    new extents are applied in one piece between two awaits.
+  * What is truncated away during a flush is cut off by ``limit`` when the flush is applied.
+  * While a volume is held still (``hold``) its writes wait, so that a snapshot has all of each write or none.
+
+Long runs are cut by FastCDC (Xia et al., 2016 and 2020), so that an insertion shifts no block but its own; a
+stream that is flushed while it is still being written keeps its last, unfinished chunk in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import msgspec
+import pyfastcdc
+import trio
+
+from snapfs.errors import NotFound
+from snapfs.extents import Extent, plan_write
+from snapfs.store.blocks import Bytes, Placed, digest
+from snapfs.types import BLOCK_BYTES_MAX, BlockId, Ino, VolumeId
+from snapfs.versions.epochs import View
+from snapfs.volume.core import Core
+from snapfs.volume.runs import Runs
+
+DIRTY_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Writers wait while more than this is dirty."""
+
+FLUSH_BYTES: Final = 32 * 1024 * 1024
+"""Flushing begins in the background when this much is dirty."""
+
+INLINE_BYTES: Final = 64 * 1024
+"""Work on fewer bytes costs less than handing it to a thread (about 60 us)."""
+
+CHUNK_BYTES_MIN: Final = 16 * 1024
+CHUNK_BYTES_AVERAGE: Final = 64 * 1024
+
+STREAM_BYTES: Final = 1024 * 1024
+"""A run this long is taken for a stream that goes on: its last chunk waits for what follows."""
+
+T = TypeVar("T")
+
+
+class Chunk(msgspec.Struct, gc=False):
+    offset: int
+    data: Bytes
+    hash: bytes
+
+
+class DirtyFile:
+    __slots__ = ("ino", "limit", "runs", "taken", "view")
+
+    def __init__(self, view: View, ino: Ino) -> None:
+        self.view = view
+        self.ino = ino
+        self.runs = Runs()
+        self.taken: Runs | None = None
+        self.limit = 0
+        """Truncations since ``taken`` was taken: nothing of it from here on counts any more."""
+
+    @property
+    def end(self) -> int:
+        taken = min(self.taken.end, self.limit) if self.taken else 0
+        return max(self.runs.end, taken)
+
+    @property
+    def total_bytes(self) -> int:
+        return self.runs.total_bytes + (self.taken.total_bytes if self.taken else 0)
+
+    def pieces(self, start: int, end: int) -> list[tuple[int, bytes]]:
+        """(offset, bytes) of the dirty data in [start, end): a later piece lies over an earlier one."""
+        taken = self.taken.pieces(start, min(end, self.limit)) if self.taken else []
+        return taken + self.runs.pieces(start, end)
+
+
+class Writeback:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._files: dict[tuple[VolumeId, Ino], DirtyFile] = {}
+        self._lock = trio.Lock()
+        self._held: dict[VolumeId, trio.Event] = {}
+        self._chunker = pyfastcdc.FastCDC(
+            CHUNK_BYTES_AVERAGE, min_size=CHUNK_BYTES_MIN, max_size=BLOCK_BYTES_MAX
+        )
+        self.wanted = trio.Event()
+        """Set when the background should flush."""
+
+    # -- what files see
+
+    def end(self, view: View, ino: Ino) -> int:
+        """Where the file's dirty data ends; 0 if it has none (snapshots have none)."""
+        if not self._files or not view.writable:
+            return 0
+        file = self._files.get((view.volume_id, ino))
+        return file.end if file else 0
+
+    def dirty(self, view: View, ino: Ino) -> DirtyFile | None:
+        return self._files.get((view.volume_id, ino)) if view.writable else None
+
+    async def room(self, view: View, size: int) -> None:
+        """Wait until the volume may be written to and there is memory for it.
+
+        Raises:
+            NoSpace: the disk could not take it.
+        """
+        while view.volume_id in self._held or self._core.dirty_bytes + size > DIRTY_BYTES_MAX:
+            held = self._held.get(view.volume_id)
+            if held is not None:
+                await held.wait()
+            else:
+                await self.flush(final=False)
+
+    def write(self, view: View, ino: Ino, offset: int, data: bytes) -> None:
+        """Take bytes; ``room`` was awaited and nothing else since."""
+        file = self._files.get((view.volume_id, ino))
+        if file is None:
+            file = self._files[view.volume_id, ino] = DirtyFile(view, ino)
+        before = file.runs.total_bytes
+        file.runs.write(offset, data)
+        self._core.dirty_bytes += file.runs.total_bytes - before
+        if self._core.dirty_bytes > FLUSH_BYTES:
+            self.wanted.set()
+
+    def truncate(self, view: View, ino: Ino, size: int) -> None:
+        file = self._files.get((view.volume_id, ino))
+        if file is not None:
+            before = file.runs.total_bytes
+            file.runs.truncate(size)
+            file.limit = min(file.limit, size)
+            self._core.dirty_bytes += file.runs.total_bytes - before
+            self._forget_if_clean(file)
+
+    def discard(self, view: View, ino: Ino) -> None:
+        """The file is gone, or its changes are unwanted."""
+        self.truncate(view, ino, 0)
+
+    def discard_volume(self, view: View) -> None:
+        for volume, ino in list(self._files):
+            if volume == view.volume_id:
+                self.discard(view, ino)
+
+    def _forget_if_clean(self, file: DirtyFile) -> None:
+        key = (file.view.volume_id, file.ino)
+        if not file.runs and not file.taken and self._files.get(key) is file:
+            del self._files[key]
+
+    @asynccontextmanager
+    async def hold(self, view: View) -> AsyncIterator[None]:
+        """Hold the volume still, with nothing dirty: inside, no write to it is acknowledged."""
+        while view.volume_id in self._held:
+            await self._held[view.volume_id].wait()
+        await self.flush(view=view)  # most of it, while writers go on
+        while view.volume_id in self._held:
+            await self._held[view.volume_id].wait()
+        held = self._held[view.volume_id] = trio.Event()
+        try:
+            await self.flush(view=view)
+            yield
+        finally:
+            del self._held[view.volume_id]
+            held.set()
+
+    # -- flushing
+
+    async def flush(self, *, view: View | None = None, ino: Ino | None = None, final: bool = True) -> None:
+        """Turn dirty data into blocks and extents: of one file, one volume, or all.
+
+        Args:
+            final: false keeps the unfinished last chunk of streams.
+
+        Raises:
+            NoSpace, IOFailure: the data stays dirty; a later flush tries again.
+        """
+        async with self._lock:
+            if ino is not None and view is not None:
+                file = self._files.get((view.volume_id, ino))
+                chosen = [file] if file else []
+            else:
+                chosen = [f for f in self._files.values() if view is None or f.view is view]
+            chosen = [file for file in chosen if file.runs]
+            if not chosen:
+                return
+            for file in chosen:
+                file.taken, file.runs, file.limit = file.runs, Runs(), file.runs.end
+            try:
+                await self._store(chosen, final)
+            finally:
+                for file in chosen:  # empty unless something failed
+                    self._give_back(file)
+                self._core.dirty_bytes = sum(file.total_bytes for file in self._files.values())
+
+    def _give_back(self, file: DirtyFile) -> None:
+        taken, file.taken = file.taken, None
+        if taken:
+            taken.truncate(file.limit)
+            for offset, run in zip(taken.offsets, taken.data, strict=True):
+                file.runs.write_under(offset, run)
+        self._forget_if_clean(file)
+
+    async def _store(self, files: list[DirtyFile], final: bool) -> None:
+        size = sum(file.taken.total_bytes for file in files if file.taken)
+        chunked = await _work(size, self._cut, [file.taken.joined() for file in files if file.taken], final)
+        blocks: dict[bytes, BlockId] = {}
+        fresh: dict[bytes, Bytes] = {}
+        for chunks, _ in chunked:
+            for chunk in chunks:
+                if chunk.hash not in blocks and chunk.hash not in fresh:
+                    known = self._core.blocks.known(chunk.hash)
+                    if known:
+                        blocks[chunk.hash] = known
+                    else:
+                        fresh[chunk.hash] = chunk.data
+        placed = await _work(sum(map(len, fresh.values())), self._core.blocks.pack, list(fresh.items()))
+        by_hash = {place.hash: place for place in placed}
+        for done, (file, (chunks, rest)) in enumerate(zip(files, chunked, strict=True), 1):
+            self._apply(file, chunks, rest, by_hash)
+            if done % _FILES_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _cut(
+        self, files: Iterable[list[tuple[int, bytes | bytearray]]], final: bool
+    ) -> list[tuple[list[Chunk], list[Chunk]]]:
+        """(chunks to store, unfinished chunks to keep) of each file.  Worker thread."""
+        result = []
+        for runs in files:
+            chunks: list[Chunk] = []
+            rest: list[Chunk] = []
+            for offset, data in runs:
+                if len(data) <= CHUNK_BYTES_MIN:
+                    chunks.append(Chunk(offset, data, digest(data)))
+                    continue
+                cuts = [(c.offset, c.length) for c in self._chunker.cut_buf(data)]
+                view = memoryview(data)
+                if not final and len(data) >= STREAM_BYTES:
+                    start, length = cuts.pop()
+                    rest.append(Chunk(offset + start, view[start : start + length], b""))
+                for start, length in cuts:
+                    piece = view[start : start + length]
+                    chunks.append(Chunk(offset + start, piece, digest(piece)))
+            result.append((chunks, rest))
+        return result
+
+    def _apply(
+        self, file: DirtyFile, chunks: list[Chunk], rest: list[Chunk], placed: dict[bytes, Placed]
+    ) -> None:
+        """Give the file its new extents, in one piece."""
+        core, view, limit = self._core, file.view, file.limit
+        file.taken = None
+        for chunk in rest:
+            if chunk.offset < limit:
+                file.runs.write_under(chunk.offset, bytes(chunk.data[: limit - chunk.offset]))
+        try:
+            inode = core.inode(view, file.ino)
+        except NotFound:
+            file.runs = Runs()
+            self._forget_if_clean(file)
+            return
+        self._forget_if_clean(file)
+        extents: list[Extent] = []
+        for chunk in chunks:
+            length = min(len(chunk.data), limit - chunk.offset)
+            if length > 0:
+                # Looked up again: a block that was known may have lost its last reference meanwhile.
+                block = core.blocks.known(chunk.hash)
+                if not block:
+                    place = placed.pop(chunk.hash, None)
+                    if place is None:  # rare: store it after all
+                        place = core.blocks.pack([(chunk.hash, chunk.data)])[0]
+                    block = core.blocks.add(place)
+                extents.append(Extent(chunk.offset, length, block, 0))
+        for group in _touching(extents):
+            start, end = group[0].offset, group[-1].end
+            old = core.extents(view, inode, start, end)
+            plan = plan_write([extent for extent, _ in old], group, start, end)
+            core.apply(view, inode, old, plan)
+            inode = msgspec.structs.replace(
+                inode, size=max(inode.size, end), allocated_bytes=inode.allocated_bytes + plan.covered_bytes
+            )
+        if extents:
+            core.put_inode(view, inode)
+
+
+_FILES_A_TURN: Final = 64
+"""Files whose extents are applied before other tasks may run (about 2 ms)."""
+
+
+def _touching(extents: list[Extent]) -> list[list[Extent]]:
+    """Groups of extents without a gap inside."""
+    groups: list[list[Extent]] = []
+    for extent in extents:
+        if groups and groups[-1][-1].end == extent.offset:
+            groups[-1].append(extent)
+        else:
+            groups.append([extent])
+    return groups
+
+
+async def _work(size: int, function: Callable[..., T], *args: object) -> T:
+    """Run work on that many bytes: here if it is small, else in a thread."""
+    if size <= INLINE_BYTES:
+        return function(*args)
+    return await trio.to_thread.run_sync(function, *args)

@@ -1,0 +1,158 @@
+"""The books that the mount keeps: nodes, handles, errnos."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import tracemalloc
+
+import pyfuse3
+import pytest
+
+from snapfs.errors import Corrupt, Kind, NotFound, Stale
+from snapfs.fuse.errnos import ERRNOS, request
+from snapfs.fuse.handles import File, Handles
+from snapfs.fuse.nodes import ROOT, SNAP_INO, Link, Node, Nodes, Tree, ino_of, tree_number
+from snapfs.types import INO_BITS, VIEW_BITS, Epoch, Ino, VolumeId
+from snapfs.versions.epochs import Chain, Path, View
+
+
+def tree(number: int = 5, *, writable: bool = True) -> Tree:
+    view = View(VolumeId(number), Path(Chain([Epoch(1)]), Epoch(1)), writable=writable)
+    return Tree(number=number, view=view, root=Ino(7), above=ROOT, name=b"data")
+
+
+class TestErrnos:
+    def test_every_kind_has_one(self) -> None:
+        assert set(ERRNOS) == set(Kind)
+        assert all(number in errno.errorcode for number in ERRNOS.values())
+
+    @pytest.mark.parametrize(
+        ("error", "number"),
+        [
+            (NotFound("x"), errno.ENOENT),
+            (Stale("x"), errno.ESTALE),
+            (Corrupt("x"), errno.EIO),
+            (ZeroDivisionError(), errno.EIO),
+            (pyfuse3.FUSEError(errno.ENOSYS), errno.ENOSYS),
+        ],
+    )
+    async def test_nothing_else_leaves_a_handler(self, error: Exception, number: int) -> None:
+        @request
+        async def handler() -> None:
+            raise error
+
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await handler()
+        assert caught.value.errno == number
+
+
+class TestNodes:
+    def test_numbers_fit(self) -> None:
+        largest = tree((1 << VIEW_BITS) - 1).node(Ino((1 << INO_BITS) - 1))
+        assert largest == (1 << 64) - 1
+        assert tree_number(largest) == (1 << VIEW_BITS) - 1
+        assert ino_of(largest) == (1 << INO_BITS) - 1
+        assert tree_number(ROOT) == 0
+        assert ino_of(tree().node(SNAP_INO)) == 0
+
+    def test_known_until_forgotten(self) -> None:
+        nodes, one = Nodes(), tree()
+        nodes.remember(one)
+        node = one.node(Ino(9))
+        for _ in range(3):
+            nodes.looked_up(node)
+        nodes.forget(node, 2)
+        assert nodes.is_known(node)
+        assert nodes.tree(node) is one
+        nodes.forget(node, 1)
+        assert not nodes.is_known(node)
+        assert len(nodes) == 0
+        with pytest.raises(Stale):
+            nodes.tree(node)
+        nodes.forget(node, 1)
+
+    def test_a_gone_volume_is_stale(self) -> None:
+        nodes, one = Nodes(), tree()
+        nodes.remember(one)
+        nodes.looked_up(one.node(Ino(9)))
+        one.view.gone = True
+        with pytest.raises(Stale):
+            nodes.tree(one.node(Ino(9)))
+
+    def test_generations_are_of_known_regular_files(self) -> None:
+        nodes, one = Nodes(), tree()
+        nodes.remember(one)
+        file, directory = one.node(Ino(1)), one.node(Ino(2))
+        assert not nodes.outdate(file)
+        nodes.looked_up(file, regular=True)
+        nodes.looked_up(directory)
+        assert not nodes.outdate(directory)
+        assert nodes.outdate(file)
+        assert nodes.outdate(file)
+        assert (nodes.generation(file), nodes.generation(directory)) == (2, 0)
+        assert nodes.is_outdated(file)
+        nodes.renewed(file)
+        assert not nodes.is_outdated(file)
+        nodes.forget(file, 1)
+        assert nodes.generation(file) == 0
+
+    def test_a_link_keeps_its_node_while_it_is_known(self) -> None:
+        nodes = Nodes()
+        link = Link(above=Node(5 << INO_BITS), target=b"x")
+        node = nodes.link_node(link)
+        nodes.looked_up(node)
+        assert nodes.link_node(link) == node
+        assert nodes.link(node) == link
+        nodes.forget(node, 1)
+        assert nodes.link(node) is None
+        assert nodes.link_node(link) != node
+
+    def test_a_million_nodes_are_small(self) -> None:
+        nodes, one = Nodes(), tree()
+        nodes.remember(one)
+        count = 100_000
+        tracemalloc.start()
+        try:
+            for number in range(count):
+                nodes.looked_up(one.node(Ino(number + 1000)), regular=True)
+            used, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert used / count < 200, sys.version
+
+
+class TestHandles:
+    def test_the_last_handle_of_an_unlinked_file_drops_it(self) -> None:
+        handles, one = Handles(), tree()
+        node = one.node(Ino(9))
+        numbers = [handles.open_file(File(node, one.view, Ino(9), writable=True)) for _ in range(2)]
+        assert numbers[0] != numbers[1]
+        assert handles.keep_unlinked(node)
+        assert handles.close_file(numbers[0])[1] is False
+        assert handles.close_file(numbers[1])[1] is True
+        assert not handles.keep_unlinked(node)
+        with pytest.raises(Stale):
+            handles.file(numbers[0])
+
+    def test_stale_handles_do_not_count(self) -> None:
+        handles, one = Handles(), tree()
+        node = one.node(Ino(9))
+        old = handles.open_file(File(node, one.view, Ino(9), writable=True))
+        handles.outdate(node)
+        with pytest.raises(Stale):
+            handles.file(old).check()
+        assert not handles.is_open(node)
+        assert handles.written() == []
+        new = handles.open_file(File(node, one.view, Ino(9), writable=True))
+        handles.file(new).check()
+        assert handles.keep_unlinked(node)
+        assert handles.close_file(old)[1] is False
+        assert handles.close_file(new)[1] is True
+
+    def test_one_writable_handle_a_node_is_enough(self) -> None:
+        handles, one = Handles(), tree()
+        for ino in (1, 1, 2):
+            handles.open_file(File(one.node(Ino(ino)), one.view, Ino(ino), writable=True))
+        handles.open_file(File(one.node(Ino(3)), one.view, Ino(3), writable=False))
+        assert sorted(file.ino for file in handles.written()) == [1, 2]

@@ -1,0 +1,52 @@
+"""The rules that hold for every file: layers, sizes, and one module docstring each."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULE_LINES_MAX = 450
+"""The aim is "about 400"; past this a module is two."""
+
+FUNCTION_LINES_MAX = 70
+
+
+def modules() -> list[Path]:
+    return sorted(path for top in ("snapfs", "cli") for path in (ROOT / top).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.timeout(60)
+def test_imports_go_down_only() -> None:
+    lint = [Path(sysconfig.get_path("scripts")) / "lint-imports", "--no-cache", "--no-logo"]
+    done = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_commands_are_the_same_program() -> None:
+    scripts = {script.name: script.value for script in importlib.metadata.distribution("snapfs").entry_points}
+    assert scripts == {"snap": "snapfs_cli.main:main", "snapfs": "snapfs_cli.main:main"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_module_is_small_and_documented(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    long = [
+        f"{node.name}: {length} lines"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+    assert long == []
+    assert len(text.splitlines()) <= MODULE_LINES_MAX
+    assert not text or ast.get_docstring(tree)
