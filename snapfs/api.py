@@ -15,7 +15,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Base of all API records."""
 
 
-class GitCommit(Record):
+class GitCommit(Record, frozen=True, kw_only=True):
     """The git commit that a snapshot belongs to."""
 
     commit: str
@@ -31,7 +31,7 @@ class GitCommit(Record):
     """The work tree had uncommitted changes to tracked files when the snapshot was made."""
 
 
-class Volume(Record):
+class Volume(Record, frozen=True, kw_only=True):
     name: str
     snapshots: int
     created_ns: int
@@ -39,7 +39,7 @@ class Volume(Record):
     """``volume@snapshot`` that the head stands on; empty before the first snapshot."""
 
 
-class Snapshot(Record):
+class Snapshot(Record, frozen=True, kw_only=True):
     volume: str
     name: str
     created_ns: int
@@ -61,7 +61,7 @@ class ChangeKind(enum.StrEnum):
     RENAMED = "renamed"
 
 
-class Change(Record):
+class Change(Record, frozen=True, kw_only=True):
     kind: ChangeKind
     path: str
     """Path inside the volume, no leading slash, in the newer tree (the older one for DELETED).
@@ -89,7 +89,7 @@ class Save(enum.StrEnum):
     DISCARD = "discard"
 
 
-class Checkout(Record):
+class Checkout(Record, frozen=True, kw_only=True):
     snapshot: Snapshot
     saved: Snapshot | None = None
     """The snapshot that took the unsaved changes, with Save.SAVE and if there were any."""
@@ -97,14 +97,14 @@ class Checkout(Record):
     """False when the head already was exactly that snapshot."""
 
 
-class Restored(Record):
+class Restored(Record, frozen=True, kw_only=True):
     paths: list[str]
     """Paths put back, as asked for."""
     files: int
     total_bytes: int
 
 
-class Finding(Record):
+class Finding(Record, frozen=True, kw_only=True):
     """One thing fsck found wrong."""
 
     code: str
@@ -112,7 +112,7 @@ class Finding(Record):
     message: str
 
 
-class CheckReport(Record):
+class CheckReport(Record, frozen=True, kw_only=True):
     findings: list[Finding]
     inodes: int
     blocks: int
@@ -120,7 +120,7 @@ class CheckReport(Record):
     data_read_bytes: int
 
 
-class StoreInfo(Record):
+class StoreInfo(Record, frozen=True, kw_only=True):
     path: str
     uuid: str
     format: int
@@ -138,7 +138,7 @@ class StoreInfo(Record):
     """Of the daemon; 0 when the store was opened directly."""
 
 
-class Carried(Record):
+class Carried(Record, frozen=True, kw_only=True):
     """Answer to carrying snapshots from rewritten commits to their new IDs."""
 
     carried: list[Snapshot]

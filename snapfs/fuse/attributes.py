@@ -28,13 +28,10 @@ _STAT_BLOCK_BYTES: Final = 512
 """Unit of st_blocks."""
 
 
-def of_inode(
-    node: Node, inode: Inode, generation: int, entry_seconds: int = CACHED_SECONDS
-) -> EntryAttributes:
+def of_inode(node: Node, inode: Inode, entry_seconds: int = CACHED_SECONDS) -> EntryAttributes:
     """Attributes of an object in a tree."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(node)
-    entry.generation = generation
     entry.entry_timeout = entry_seconds
     entry.attr_timeout = CACHED_SECONDS
     entry.st_mode = inode.mode
@@ -51,9 +48,7 @@ def of_inode(
     return entry
 
 
-def of_virtual(
-    node: Node, mode: int, *, size: int = 0, nlink: int = 1, time_ns: int, seconds: int
-) -> EntryAttributes:
+def of_virtual(node: Node, mode: int, *, size: int = 0, nlink: int = 1, time_ns: int, seconds: int) -> EntryAttributes:
     """Attributes of an object that is in no tree; it belongs to who mounted."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(node)

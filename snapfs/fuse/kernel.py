@@ -1,16 +1,15 @@
 """What the mount does to the kernel: fetch its dirty pages, make it forget what a checkout replaced.
 
 The kernel caches writes, and trusts its own size and times of every regular file it knows.  So a replaced
-file gets a new generation: the next lookup then makes the kernel drop its old inode and start afresh, and
-what was open of the old one only fails.
+file goes by another number from then on (``nodes``): new lookups start afresh, and what is open of the old
+content only fails.
 
 Invariants:
   * Nothing here touches the mount on trio's thread: the kernel answers such calls only after we have
     answered it.
-  * Of a replaced file first the handles are stale and the generation is raised, in the step of the
-    checkout; then the kernel's pages are dropped, and only then may a lookup answer with the new
-    generation (after it, the kernel could not be told any more to drop the pages of the old inode, which a
-    program may have mapped); then the names that lead to it are dropped.
+  * In the step of the checkout itself the handles of replaced files go stale and their nodes are retired,
+    so no request can mix the two contents.  The kernel then drops the old nodes' pages (which programs may
+    have mapped), and then the names that lead to them.
   * Nothing is done to what a checkout did not touch: its pages stay warm.
 """
 
@@ -22,7 +21,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -32,7 +31,7 @@ from pyfuse3 import InodeT
 
 from snapfs.errors import NotFound, Unavailable
 from snapfs.fuse.handles import File, Handles
-from snapfs.fuse.nodes import Node, Nodes, Tree, ino_of, tree_number
+from snapfs.fuse.nodes import Node, Nodes, Tree
 from snapfs.types import Ino
 from snapfs.volume.files import Files
 from snapfs.volume.touched import Touched
@@ -75,13 +74,11 @@ class Outdated:
     """What the kernel has to forget after a checkout or restore."""
 
     tree: Tree
-    known: list[Node]
-    """Touched nodes that the kernel knows."""
-    raised: list[Node]
-    """Those of them that are regular files and got a new generation."""
     entries: list[tuple[Ino, bytes]]
-    dropped: trio.Event
-    """Set when the kernel has no pages of the old generations any more."""
+    nodes: list[Node] = field(default_factory=list)
+    """Touched nodes that the kernel knows."""
+    replaced: list[Ino] = field(default_factory=list)
+    """The regular files among them."""
 
 
 class MountKernel:
@@ -94,28 +91,12 @@ class MountKernel:
         self._mountpoint = mountpoint
         self._limiter = trio.CapacityLimiter(_THREADS_MAX)
         self._own_threads: set[int] = set()
-        self._replacing: dict[Node, trio.Event] = {}
         self.device = 0
         """st_dev of the mount; 0 while it is not served."""
 
     def is_own_thread(self, thread: int) -> bool:
         """Whether a request's thread is one of ours that fetches dirty pages."""
         return thread in self._own_threads
-
-    # Replaced files, as lookups see them
-
-    def is_replacing(self, node: Node) -> bool:
-        """The kernel may still have pages of the node's old generation."""
-        return node in self._replacing
-
-    async def replaced(self, node: Node) -> None:
-        event = self._replacing.get(node)
-        if event is not None:
-            await event.wait()
-
-    async def all_replaced(self) -> None:
-        for event in set(self._replacing.values()):
-            await event.wait()
 
     # service.Mounted
 
@@ -133,7 +114,7 @@ class MountKernel:
     def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
         """Whether a file that a restore takes the last name from is open."""
         tree = self._nodes.find_tree(volume_id)
-        return tree is not None and self._handles.keep_unlinked(tree.node(ino))
+        return tree is not None and self._handles.keep_unlinked(self._nodes.node(tree, ino))
 
     def outdate(self, volume_id: int, touched: object) -> Outdated | None:
         """What a checkout or restore touched is not what the kernel has any more.
@@ -144,12 +125,14 @@ class MountKernel:
         tree = self._nodes.find_tree(volume_id)
         if tree is None or self.device == 0:
             return None
-        known = [node for ino in touched.inodes if self._nodes.is_known(node := tree.node(ino))]
-        raised = [node for node in known if self._nodes.outdate(node)]
-        outdated = Outdated(tree, known, raised, touched.entries, trio.Event())
-        for node in raised:
-            self._handles.outdate(node)
-            self._replacing[node] = outdated.dropped
+        outdated = Outdated(tree, entries=touched.entries)
+        for ino in touched.inodes:
+            node = self._nodes.node(tree, ino)
+            if self._nodes.is_known(node):
+                outdated.nodes.append(node)
+                if self._nodes.retire(node):
+                    self._handles.outdate(node)
+                    outdated.replaced.append(ino)
         return outdated
 
     async def refresh(self, outdated: object) -> None:
@@ -162,19 +145,12 @@ class MountKernel:
             return
         assert isinstance(outdated, Outdated)
         with trio.CancelScope(shield=True):  # half done, the kernel would keep old data for a day
-            try:
-                await self._each(_invalidate_inode, outdated.known)
-            finally:
-                for node in outdated.raised:
-                    if self._replacing.get(node) is outdated.dropped:
-                        del self._replacing[node]
-                outdated.dropped.set()
+            await self._each(_invalidate_inode, outdated.nodes)
             tree = outdated.tree
             entries = {(tree.node(parent), name) for parent, name in outdated.entries}
-            entries |= self._names(tree, outdated.raised)
-            await self._each(
-                _invalidate_entry, [entry for entry in entries if self._nodes.is_known(entry[0])]
-            )
+            entries |= self._names(tree, outdated.replaced)
+            found = [(parent, name) for parent, name in entries if self._nodes.is_known(parent)]
+            await self._each(_invalidate_entry, found)
 
     async def volume_removed(self, name: str) -> None:
         """The name is not a volume's any more."""
@@ -192,22 +168,17 @@ class MountKernel:
             if not await trio.to_thread.run_sync(_send, notice, batch, limiter=self._limiter):
                 return
 
-    def _names(self, tree: Tree, nodes: Iterable[Node]) -> set[tuple[Node, bytes]]:
+    def _names(self, tree: Tree, inos: Iterable[Ino]) -> set[tuple[Node, bytes]]:
         """Names by which the kernel may have reached these files."""
         found = set()
-        for node in nodes:
-            try:
-                for parent, name in self._files.links(tree.view, ino_of(node)):
-                    found.add((tree.node(parent), name))
-            except NotFound:  # gone in the new tree: its old names are among the touched entries
-                continue
+        for ino in inos:
+            for parent, name in self._files.links(tree.view, ino):
+                found.add((tree.node(parent), name))
         return found
 
     def _path(self, file: File) -> bytes:
         """A path of the file below the mount point, for who may not open by handle; empty if it has none."""
-        tree = self._nodes.find_tree(tree_number(file.node))
-        if tree is None:
-            return b""
+        tree = self._nodes.tree(file.node)
         parts: list[bytes] = []
         ino = file.ino
         try:
@@ -228,9 +199,7 @@ class MountKernel:
             root = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if os.fstat(root).st_dev != self.device:
-                    raise Unavailable(
-                        f"{self._mountpoint} is not the store's mount any more", hint="mount it again"
-                    )
+                    raise Unavailable(f"{self._mountpoint} is not the store's mount any more", hint="mount it again")
                 _libc.syncfs(root)  # an error is one of writing, and belongs to who wrote
                 for file, path in written:
                     self._fetch(root, file, path)
@@ -242,11 +211,9 @@ class MountKernel:
     def _fetch(self, root: int, file: File, path: bytes) -> None:
         """fsync one file; one that cannot be opened any more has no pages that count."""
         try:
-            opened = _open_by_handle(root, file.node, self._nodes.generation(file.node))
+            opened = _open_by_handle(root, file.node)
             if opened is None:
-                opened = os.open(
-                    path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root
-                )
+                opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
         except OSError as error:
             log.debug("cannot fetch dirty pages of node %d: %s", file.node, error)
             return
@@ -259,9 +226,9 @@ class MountKernel:
             os.close(opened)
 
 
-def _open_by_handle(root: int, node: Node, generation: int) -> int | None:
+def _open_by_handle(root: int, node: Node) -> int | None:
     """A descriptor, or None without the capability (CAP_DAC_READ_SEARCH).  Raises OSError."""
-    handle = _FileHandle(_FILE_HANDLE_BYTES, _FILEID_INO64_GEN, node >> 32, node & 0xFFFFFFFF, generation)
+    handle = _FileHandle(_FILE_HANDLE_BYTES, _FILEID_INO64_GEN, node >> 32, node & 0xFFFFFFFF, 0)
     opened: int = _libc.open_by_handle_at(root, ctypes.byref(handle), os.O_RDONLY | os.O_CLOEXEC)
     if opened >= 0:
         return opened

@@ -5,14 +5,19 @@ volume's id for a head and the epoch for a snapshot, so head and snapshots never
 
     1                        the root of the mount: the directory of volumes
     id << INO_BITS           the directory ``.snap`` of a volume
-    2, 3, ...                links in ``.snap``: other spellings of a snapshot's name
+    2, 3, ...                spare numbers: links in ``.snap`` (other spellings of a snapshot's name), and
+    regular
+                             files whose content was replaced while the kernel knew them
     tree << INO_BITS | ino   everything else
+
+Why a replaced file gets another number: the kernel caches writes, and so trusts its own size and times of
+every regular file that it knows.  A new generation under the old number would do too, but then a request
+that was sent for the old content could not be told from one for the new.
 
 Invariants:
   * The kernel knows a node exactly while its count of lookups, less what it forgot, is not zero.
   * A tree is remembered while the kernel knows a node of it.
-  * A node is *outdated* from the moment its generation is raised until it is looked up again: what the
-    kernel has of it (size, times, pages) belongs to an older generation.
+  * A *retired* node is the kernel's name for content that was replaced; no answer ever names it again.
   * Memory: two small integers and one slot of a dictionary a node.
 """
 
@@ -34,7 +39,7 @@ SNAP_INO: Final = Ino(0)
 SNAP_NAME: Final = b".snap"
 
 _INO_MASK: Final = (1 << INO_BITS) - 1
-_FIRST_LINK: Final = 2
+_FIRST_SPARE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +84,40 @@ class Nodes:
     def __init__(self) -> None:
         self._known: dict[Node, int] = {}
         """Lookups << 1 | (1 for a regular file)."""
-        self._generations: dict[Node, int] = {}
-        """Only of the nodes whose generation is not 0."""
-        self._outdated: set[Node] = set()
+        self._retired: set[Node] = set()
         self._trees: dict[int, Tree] = {}
         self._per_tree: dict[int, int] = {}
         """Known nodes of each tree."""
+        self._next_spare = _FIRST_SPARE
+        self._spare: dict[Node, Node] = {}
+        """Of files with a spare number: ordinary number -> spare number."""
+        self._ordinary: dict[Node, Node] = {}
+        """The reverse, and of retired spare numbers too."""
         self._links: dict[Node, Link] = {}
         self._link_nodes: dict[Link, Node] = {}
-        self._next_link = _FIRST_LINK
 
     def __len__(self) -> int:
         return len(self._known)
 
+    # Numbers
+
+    def _take_spare(self) -> Node:
+        node = Node(self._next_spare)
+        self._next_spare += 1
+        return node
+
+    def node(self, tree: Tree, ino: Ino) -> Node:
+        """The number to name an inode by."""
+        ordinary = tree.node(ino)
+        return self._spare.get(ordinary, ordinary)
+
+    def ordinary(self, node: Node) -> Node:
+        """The number made of tree and inode, of a node in a tree; other nodes' numbers as they are."""
+        return self._ordinary.get(node, node)
+
     def tree(self, node: Node) -> Tree:
         """Raises Stale if the kernel should not know the node, or its volume or snapshot was deleted."""
-        tree = self._trees.get(node >> INO_BITS)
+        tree = self._trees.get(tree_number(self.ordinary(node)))
         if tree is None or tree.view.gone:
             raise Stale(f"node {node} is of no volume or snapshot that is left")
         return tree
@@ -103,6 +126,10 @@ class Nodes:
         """By the id of a volume or the epoch of a snapshot."""
         return self._trees.get(number)
 
+    def remember(self, tree: Tree) -> None:
+        """Before ``looked_up`` of its root."""
+        self._trees[tree.number] = tree
+
     def link(self, node: Node) -> Link | None:
         return self._links.get(node)
 
@@ -110,22 +137,22 @@ class Nodes:
         """The node of a link, the same for as long as the kernel knows it."""
         node = self._link_nodes.get(link)
         if node is None:
-            node = Node(self._next_link)
-            self._next_link += 1
+            node = self._take_spare()
             self._links[node] = link
             self._link_nodes[link] = node
         return node
 
-    def remember(self, tree: Tree) -> None:
-        """Before ``looked_up`` of its root."""
-        self._trees[tree.number] = tree
+    # What the kernel knows
+
+    def is_known(self, node: Node) -> bool:
+        return node in self._known
 
     def looked_up(self, node: Node, *, regular: bool = False) -> None:
         """The kernel is told of the node once more."""
         known = self._known.get(node)
         if known is None:
             self._known[node] = 2 | regular
-            number = node >> INO_BITS
+            number = tree_number(self.ordinary(node))
             self._per_tree[number] = self._per_tree.get(number, 0) + 1
         else:
             self._known[node] = known + 2
@@ -138,12 +165,11 @@ class Nodes:
             return
         if self._known.pop(node, None) is None:
             return
-        self._generations.pop(node, None)
-        self._outdated.discard(node)
         link = self._links.pop(node, None)
         if link is not None:
             del self._link_nodes[link]
-        number = node >> INO_BITS
+        number = tree_number(self.ordinary(node))
+        self._free(node)
         left = self._per_tree[number] - 1
         if left:
             self._per_tree[number] = left
@@ -151,23 +177,27 @@ class Nodes:
             del self._per_tree[number]
             self._trees.pop(number, None)
 
-    def is_known(self, node: Node) -> bool:
-        return node in self._known
-
-    def generation(self, node: Node) -> int:
-        return self._generations.get(node, 0)
-
-    def outdate(self, node: Node) -> bool:
-        """Raise the generation of a regular file that the kernel knows; whether it is one."""
+    def retire(self, node: Node) -> bool:
+        """The content of the node was replaced: if it is a regular file that the kernel knows, the file
+        goes by another number from now on; whether it is one."""
         if not self._known.get(node, 0) & 1:
             return False
-        self._generations[node] = self._generations.get(node, 0) + 1
-        self._outdated.add(node)
+        ordinary = self.ordinary(node)
+        self._retired.add(node)
+        spare = self._spare[ordinary] = self._take_spare()
+        self._ordinary[spare] = ordinary
         return True
 
-    def is_outdated(self, node: Node) -> bool:
-        return node in self._outdated
+    def is_retired(self, node: Node) -> bool:
+        return node in self._retired
 
-    def renewed(self, node: Node) -> None:
-        """The kernel gets the node's generation in the answer to a lookup."""
-        self._outdated.discard(node)
+    def _free(self, node: Node) -> None:
+        """The kernel does not know the number any more: give up what spare numbers are not needed now."""
+        self._retired.discard(node)
+        ordinary = self.ordinary(node)
+        spare = self._spare.get(ordinary)
+        if spare is not None and spare not in self._known and ordinary not in self._known:
+            del self._spare[ordinary]
+            del self._ordinary[spare]
+        if node != spare:
+            self._ordinary.pop(node, None)

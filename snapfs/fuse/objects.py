@@ -2,7 +2,7 @@
 attributes.
 
 Invariants:
-  * Every answer that carries a node's generation counts a lookup of the node, in the same step.
+  * Every answer that makes the kernel know a node counts a lookup of the node, in the same step.
   * An object that is not in a tree (the mount's root, ``.snap``, links in it) is never changed.
 """
 
@@ -37,9 +37,7 @@ class Objects(Operations):
     supports_dot_lookup = True
     enable_writeback_cache = True
 
-    def __init__(
-        self, lake: Lake, nodes: Nodes, handles: Handles, kernel: MountKernel, *, xattrs: bool
-    ) -> None:
+    def __init__(self, lake: Lake, nodes: Nodes, handles: Handles, kernel: MountKernel, *, xattrs: bool) -> None:
         super().__init__()
         self.ready = trio.Event()
         self._lake = lake
@@ -60,18 +58,25 @@ class Objects(Operations):
             NotPermitted, ReadOnly: it is the root of the mount, or ``.snap`` or a link in it.
             Stale: its volume or snapshot is gone.
         """
-        if is_virtual(Node(node)):
+        ordinary = self._nodes.ordinary(Node(node))
+        if is_virtual(ordinary):
             if node == ROOT:
                 raise NotPermitted("the root of the mount holds volumes only")
             raise ReadOnly(".snap is read-only")
-        return self._nodes.tree(Node(node)), ino_of(Node(node))
+        return self._nodes.tree(ordinary), ino_of(ordinary)
+
+    def _is_virtual(self, node: int) -> bool:
+        return is_virtual(self._nodes.ordinary(Node(node)))
+
+    def _check_current(self, node: int) -> None:
+        """Raises Stale if the node is what the kernel calls content that was replaced."""
+        if self._nodes.is_retired(Node(node)):
+            raise Stale(f"the content of node {node} was replaced")
 
     def _current(self, node: int) -> tuple[Tree, Inode]:
-        """Like ``_object``, with the attributes; Stale also if the inode is gone or the kernel's idea of
-        it old."""
+        """Like ``_object``, with the attributes; Stale also if the inode is gone or was replaced."""
+        self._check_current(node)
         tree, ino = self._object(node)
-        if self._nodes.is_outdated(Node(node)):
-            raise Stale(f"inode {ino} was replaced")
         try:
             return tree, self._files.getattr(tree.view, ino)
         except NotFound:
@@ -88,16 +93,16 @@ class Objects(Operations):
 
     def _entry(self, tree: Tree, inode: Inode) -> EntryAttributes:
         """Answer that makes the kernel know the inode once more."""
-        node = tree.node(inode.ino)
+        node = self._nodes.node(tree, inode.ino)
         self._nodes.looked_up(node, regular=stat.S_ISREG(inode.mode))
-        return attributes.of_inode(node, inode, self._nodes.generation(node))
+        return attributes.of_inode(node, inode)
 
     def _keep_unlinked(self, tree: Tree) -> Callable[[Ino], bool]:
-        return lambda ino: self._handles.keep_unlinked(tree.node(ino))
+        return lambda ino: self._handles.keep_unlinked(self._nodes.node(tree, ino))
 
     def _open(self, tree: Tree, ino: Ino, *, writable: bool, thread: int) -> FileInfo:
         internal = self._kernel.is_own_thread(thread)
-        file = File(tree.node(ino), tree.view, ino, writable=writable, internal=internal)
+        file = File(self._nodes.node(tree, ino), tree.view, ino, writable=writable, internal=internal)
         return FileInfo(fh=self._handles.open_file(file), keep_cache=True)
 
 
@@ -113,14 +118,14 @@ class XattrRequests(Objects):
 
     @request
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
-        if self._xattrs and is_virtual(Node(inode)):
+        if self._xattrs and self._is_virtual(inode):
             raise NoAttribute("no attributes here")
         tree, ino = self._attributed(inode, name)
         return self._files.getxattr(tree.view, ino, name)
 
     @request
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:
-        if self._xattrs and is_virtual(Node(inode)):
+        if self._xattrs and self._is_virtual(inode):
             return []
         tree, ino = self._attributed(inode)
         return self._files.listxattr(tree.view, ino)

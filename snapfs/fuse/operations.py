@@ -2,7 +2,7 @@
 
 Invariants:
   * A handler without ``await`` is atomic: what it reads and answers is one state of the tree.
-  * Every answer that carries a node's generation counts a lookup of the node, in the same step.
+  * Every answer that makes the kernel know a node counts a lookup of the node, in the same step.
   * The kernel caches writes, so the size and times of a regular file that it knows are its own: it sends
     them, and writes do not touch times here.
   * Permissions are the kernel's to check (``default_permissions``), and it has applied the umask.
@@ -36,7 +36,6 @@ from snapfs.errors import (
     NotFound,
     ReadOnly,
     SnapfsError,
-    Stale,
 )
 from snapfs.fuse import attributes
 from snapfs.fuse.errnos import log, request
@@ -64,19 +63,13 @@ class Requests(XattrRequests):
             return self._lookup_node(self._parent(parent))
         if is_virtual(parent):
             return self._virtual.lookup(parent, name)
-        while True:
-            tree, ino = self._object(parent)
-            if name == SNAP_NAME and tree.is_head and ino == tree.root:
-                return self._virtual.snap_entry(tree)
-            try:
-                inode = self._files.lookup(tree.view, ino, name)
-            except NotFound:
-                return attributes.absent()
-            node = tree.node(inode.ino)
-            if not self._kernel.is_replacing(node):
-                self._nodes.renewed(node)
-                return self._entry(tree, inode)
-            await self._kernel.replaced(node)
+        tree, ino = self._object(parent)
+        if name == SNAP_NAME and tree.is_head and ino == tree.root:
+            return self._virtual.snap_entry(tree)
+        try:
+            return self._entry(tree, self._files.lookup(tree.view, ino, name))
+        except NotFound:
+            return attributes.absent()
 
     def _parent(self, node: Node) -> Node:
         if is_virtual(node):
@@ -105,9 +98,7 @@ class Requests(XattrRequests):
         return self._entry(tree, inode)
 
     @request
-    async def mkdir(
-        self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         if parent_inode == ROOT:
             return self._virtual.create_volume(name, mode=stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid)
         tree, parent = self._place(parent_inode, name, new=True)
@@ -115,13 +106,9 @@ class Requests(XattrRequests):
         return self._entry(tree, inode)
 
     @request
-    async def symlink(
-        self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         tree, parent = self._place(parent_inode, name, new=True)
-        return self._entry(
-            tree, self._files.symlink(tree.view, parent, name, target, uid=ctx.uid, gid=ctx.gid)
-        )
+        return self._entry(tree, self._files.symlink(tree.view, parent, name, target, uid=ctx.uid, gid=ctx.gid))
 
     @request
     async def link(
@@ -175,7 +162,7 @@ class Requests(XattrRequests):
 
     @request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
-        if is_virtual(Node(inode)):
+        if self._is_virtual(inode):
             return self._virtual.link(Node(inode)).target
         tree, ino = self._object(inode)
         return self._files.readlink(tree.view, ino)
@@ -184,20 +171,17 @@ class Requests(XattrRequests):
 
     @request
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        if is_virtual(Node(inode)):
+        if self._is_virtual(inode):
             return self._virtual.attributes(Node(inode))
         _, current = self._current(inode)
-        return attributes.of_inode(Node(inode), current, self._nodes.generation(Node(inode)))
+        return attributes.of_inode(Node(inode), current)
 
     @request
     async def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         tree, ino = self._object(inode)
-        if fh is not None:
-            self._handles.file(fh).check()
-        if self._nodes.is_outdated(Node(inode)):
-            raise Stale(f"inode {ino} was replaced")
+        self._check_current(inode)
         changed = self._files.setattr(
             tree.view,
             ino,
@@ -209,7 +193,7 @@ class Requests(XattrRequests):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        return attributes.of_inode(Node(inode), changed, self._nodes.generation(Node(inode)))
+        return attributes.of_inode(Node(inode), changed)
 
     @request
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -219,7 +203,7 @@ class Requests(XattrRequests):
 
     @request
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        if is_virtual(Node(inode)):
+        if self._is_virtual(inode):
             raise IsADirectory("not a file")
         tree, current = self._current(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -284,7 +268,6 @@ class Requests(XattrRequests):
     @request
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         directory = self._handles.directory(fh)
-        await self._kernel.all_replaced()
         node = directory.node
         for cookie, dot, target in ((_DOT, b".", node), (_DOT_DOT, b"..", self._parent(node))):
             if start_id < cookie and not readdir_reply(token, dot, attributes.of_dot(target), cookie):
@@ -298,8 +281,8 @@ class Requests(XattrRequests):
         tree, directory = self._object(node)
         for cookie, name, ino, _ in self._files.readdir(tree.view, directory, max(start_id, _DOT_DOT)):
             inode = self._files.getattr(tree.view, ino)
-            child = tree.node(ino)
-            entry = attributes.of_inode(child, inode, self._nodes.generation(child))
+            child = self._nodes.node(tree, ino)
+            entry = attributes.of_inode(child, inode)
             if not readdir_reply(token, name, entry, cookie):
                 return
             self._nodes.looked_up(child, regular=stat.S_ISREG(inode.mode))

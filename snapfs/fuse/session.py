@@ -98,9 +98,7 @@ class Session:
         said: list[str] = []
         try:
             with _standard_error(said):
-                pyfuse3.init(
-                    self._requests, str(self._mountpoint), _mount_options(self._store, self._options)
-                )
+                pyfuse3.init(self._requests, str(self._mountpoint), _mount_options(self._store, self._options))
         except RuntimeError as error:
             reason = said[-1] if said else str(error)
             raise Unavailable(f"cannot mount on {self._mountpoint}: {reason}") from None
@@ -190,6 +188,4 @@ def _standard_error(said: list[str]) -> Iterator[None]:
         os.close(saved)
         os.lseek(caught, 0, os.SEEK_SET)
         with open(caught, "rb") as lines:
-            said += [
-                line.strip() for line in lines.read().decode(errors="replace").splitlines() if line.strip()
-            ]
+            said += [line.strip() for line in lines.read().decode(errors="replace").splitlines() if line.strip()]

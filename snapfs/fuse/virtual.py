@@ -113,7 +113,7 @@ class Virtual:
         inode = self._lake.files.getattr(tree.view, tree.root)
         self._nodes.remember(tree)
         self._nodes.looked_up(node)
-        return attributes.of_inode(node, inode, self._nodes.generation(node), entry_seconds)
+        return attributes.of_inode(node, inode, entry_seconds)
 
     def _lookup_snapshot(self, snap: Node, name: bytes) -> EntryAttributes:
         head = self._nodes.tree(snap)

@@ -103,7 +103,10 @@ class Blocks:
             pad = fmt.record_bytes(len(stored)) - fmt.BLOCK_HEADER_BYTES - len(stored)
             parts.append([fmt.encode_block_header(len(stored), raw_bytes, codec, name), stored, b"\0" * pad])
         places = self.segments.append(parts)
-        return [Placed(*place, *head) for place, head in zip(places, heads, strict=True)]
+        return [
+            Placed(segment, offset, stored_bytes, raw_bytes, codec, name)
+            for (segment, offset), (stored_bytes, raw_bytes, codec, name) in zip(places, heads, strict=True)
+        ]
 
     def add(self, placed: Placed) -> BlockId:
         """Give a placed block its entry, as yet without references."""

@@ -185,7 +185,7 @@ class Core:
     def reap_some(self, epoch: Epoch, ino: Ino, fork: int, limit: int) -> bool:
         """Drop at most ``limit`` records; whether that was all."""
         prefix = keys.u64(ino) if fork == ALL_FORKS else keys.extents(ino, fork)
-        subjects = []
+        subjects: list[bytes] = []
         for subject in self.tree.changes(epoch, prefix):
             if keys.split(subject)[1] != keys.INODE:
                 if len(subjects) == limit:

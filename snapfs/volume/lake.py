@@ -16,12 +16,12 @@ from typing import Final
 import trio
 
 from snapfs.errors import Corrupt, NoSpace, NotFound, SnapfsError
+from snapfs.format import keys, records
 from snapfs.store import layout
 from snapfs.store.blocks import Blocks
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, items
 from snapfs.store.segments import Segments
-from snapfs.format import keys, records
 from snapfs.types import Ino, SegmentId
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
@@ -190,7 +190,7 @@ class Lake:
     async def reclaim_all(self) -> None:
         """Reclaim what can be reclaimed now."""
         while True:
-            while self.reclaim.step():
+            while self.reclaim.step():  # noqa: ASYNC110 - the sleep is a pause, not a poll
                 await trio.sleep(_PAUSE_SECONDS)
             empty = self.core.blocks.empty_segments()
             if empty:

@@ -46,7 +46,7 @@ class Runs:
         self._clear(offset, offset + len(data))
         self._insert(offset, bytearray(data))
 
-    def write_under(self, offset: int, data: bytes) -> None:
+    def write_under(self, offset: int, data: bytes | bytearray) -> None:
         """Put bytes only where there are none (they are older than what is there)."""
         at, end = offset, offset + len(data)
         for start, run in list(zip(self.offsets, self.data, strict=True)):

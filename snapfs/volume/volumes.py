@@ -147,13 +147,13 @@ def check_label(name: str, what: str) -> str:
     bad = sorted({character for character in name if character in "/@" or not character.isprintable()})
     if bad:
         shown = ", ".join(ascii(character) for character in bad)
-        raise Invalid(f"{what} name {ascii(name)} has characters that it cannot have: {shown}")
+        raise Invalid(f"{what} name {name!a} has characters that it cannot have: {shown}")
     if name.startswith("-"):
         raise Invalid(f"a {what} name cannot begin with '-': {name!r}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise Invalid(f"{what} name {ascii(name)} is not valid UTF-8") from error
+        raise Invalid(f"{what} name {name!a} is not valid UTF-8") from error
     if size > NAME_BYTES_MAX:
         raise NameTooLong(f"a {what} name has at most {NAME_BYTES_MAX} bytes, this has {size}")
     return name

@@ -75,9 +75,7 @@ class MountedStore:
         return made
 
     def checkout(self, name: str, unsaved: api.Save = api.Save.DISCARD) -> api.Checkout:
-        done: api.Checkout = self.call(
-            "checkout", api.Checkout, volume="data", snapshot=name, unsaved=str(unsaved)
-        )
+        done: api.Checkout = self.call("checkout", api.Checkout, volume="data", snapshot=name, unsaved=str(unsaved))
         return done
 
     def log(self) -> str:

@@ -108,10 +108,7 @@ def test_restore_relative_to_the_current_directory(shell: Shell, mounted: Mounte
         (mounted.volume / "top").write_text("spoilt")
 
     def states() -> list[bool]:
-        return [
-            path.read_text().startswith("old")
-            for path in (tables / "a", tables / "b", mounted.volume / "top")
-        ]
+        return [path.read_text().startswith("old") for path in (tables / "a", tables / "b", mounted.volume / "top")]
 
     for arguments, cwd, restored in [
         (["a"], tables, [True, False, False]),
@@ -138,9 +135,7 @@ def test_create_through_the_daemon_is_quick(shell: Shell, mounted: MountedStore)
         took = []
         for _ in range(5):
             started = time.perf_counter()
-            subprocess.run(
-                command, cwd=mounted.volume, env=shell.environment, check=True, capture_output=True
-            )
+            subprocess.run(command, cwd=mounted.volume, env=shell.environment, check=True, capture_output=True)
             took.append(time.perf_counter() - started)
         return min(took)
 

@@ -61,16 +61,12 @@ class TestStart:
         one.volume.mkdir()
         daemon.stop(Path("lake"))
 
-    def test_a_package_of_the_same_name_here(
-        self, stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_package_of_the_same_name_here(self, stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "snapfs.py").write_text("raise SystemExit('not the program')")
         monkeypatch.chdir(tmp_path)
         stores().mount()
 
-    @pytest.mark.parametrize(
-        "name", ["with space", "a,b=c", "back\\slash", "ä\udcff", "new\nline", "x" * 200]
-    )
+    @pytest.mark.parametrize("name", ["with space", "a,b=c", "back\\slash", "ä\udcff", "new\nline", "x" * 200])
     def test_any_path(self, stores, name: str) -> None:
         one = stores(name).mount()
         one.volume.mkdir()
@@ -162,8 +158,7 @@ class TestRefusals:
             "except errors.SnapfsError as error: print(error.kind, error.message)\n"
         )
         script = (
-            "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && "
-            'exec "$@"'
+            'mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && exec "$@"'
         )
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code, one.store, one.root],
@@ -267,9 +262,7 @@ class TestStop:
     def test_in_the_foreground(self, stores) -> None:
         one = stores()
         code = _PRELUDE + "daemon.run(*map(Path, sys.argv[1:]))"
-        with subprocess.Popen(
-            [sys.executable, "-c", code, one.store, one.root], stderr=subprocess.PIPE
-        ) as process:
+        with subprocess.Popen([sys.executable, "-c", code, one.store, one.root], stderr=subprocess.PIPE) as process:
             wait_until(lambda: mounts.at(one.root) is not None)
             one.volume.mkdir()
             (one.volume / "file").write_bytes(b"x")

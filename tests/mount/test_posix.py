@@ -63,9 +63,7 @@ class TestFiles:
         mounted.remount()
         assert (volume / "file").stat().st_mtime_ns == mtime_ns
 
-    def test_random_writes_and_truncations_agree_with_a_plain_file(
-        self, volume: Path, tmp_path: Path
-    ) -> None:
+    def test_random_writes_and_truncations_agree_with_a_plain_file(self, volume: Path, tmp_path: Path) -> None:
         chance = random.Random(3)
         with open(volume / "f", "w+b", 0) as ours, open(tmp_path / "f", "w+b", 0) as plain:
             for _ in range(300):
@@ -237,9 +235,7 @@ class TestDirectories:
 
     def test_dots(self, volume: Path) -> None:
         (volume / "a" / "b").mkdir(parents=True)
-        listed = subprocess.run(
-            ["ls", "-ai", volume / "a"], capture_output=True, check=True, text=True
-        ).stdout
+        listed = subprocess.run(["ls", "-ai", volume / "a"], capture_output=True, check=True, text=True).stdout
         numbers = {name: int(number) for number, name in (line.split() for line in listed.splitlines())}
         assert numbers["."] == (volume / "a").stat().st_ino
         assert numbers[".."] == volume.stat().st_ino

@@ -115,9 +115,7 @@ class TestSnap:
     def test_what_was_written_before_is_in_it(self, mounted) -> None:
         """Also what is only in the kernel's cache, of files that are held open."""
         with contextlib.ExitStack() as held:
-            files = [
-                held.enter_context(open(mounted.volume / f"file-{number}", "wb", 0)) for number in range(20)
-            ]
+            files = [held.enter_context(open(mounted.volume / f"file-{number}", "wb", 0)) for number in range(20)]
             for turn in range(3):
                 for number, file in enumerate(files):
                     file.write(b"%d-%d;" % (turn, number) * 40_000)
@@ -130,12 +128,8 @@ class TestSnap:
     def test_dots(self, mounted) -> None:
         (mounted.volume / "dir").mkdir()
         mounted.snapshot("one")
-        listed = subprocess.run(
-            ["ls", "-ai", mounted.snap / "one"], capture_output=True, check=True, text=True
-        )
-        numbers = {
-            name: int(number) for number, name in (line.split() for line in listed.stdout.splitlines())
-        }
+        listed = subprocess.run(["ls", "-ai", mounted.snap / "one"], capture_output=True, check=True, text=True)
+        numbers = {name: int(number) for number, name in (line.split() for line in listed.stdout.splitlines())}
         assert numbers[".."] == mounted.snap.stat().st_ino
         assert (mounted.snap / "one" / "dir" / ".." / "..").samefile(mounted.snap)
         done = subprocess.run(

@@ -80,22 +80,47 @@ class TestNodes:
         with pytest.raises(Stale):
             nodes.tree(one.node(Ino(9)))
 
-    def test_generations_are_of_known_regular_files(self) -> None:
+    def test_replaced_files_get_another_number(self) -> None:
         nodes, one = Nodes(), tree()
         nodes.remember(one)
         file, directory = one.node(Ino(1)), one.node(Ino(2))
-        assert not nodes.outdate(file)
+        assert not nodes.retire(file)
         nodes.looked_up(file, regular=True)
         nodes.looked_up(directory)
-        assert not nodes.outdate(directory)
-        assert nodes.outdate(file)
-        assert nodes.outdate(file)
-        assert (nodes.generation(file), nodes.generation(directory)) == (2, 0)
-        assert nodes.is_outdated(file)
-        nodes.renewed(file)
-        assert not nodes.is_outdated(file)
+        assert not nodes.retire(directory)
+        assert nodes.retire(file)
+        second = nodes.node(one, Ino(1))
+        assert second != file
+        assert nodes.is_retired(file)
+        assert not nodes.is_retired(second)
+        assert nodes.ordinary(second) == file
+        assert nodes.tree(second) is one
+        nodes.looked_up(second, regular=True)
         nodes.forget(file, 1)
-        assert nodes.generation(file) == 0
+        assert nodes.node(one, Ino(1)) == second
+        assert nodes.retire(second)
+        third = nodes.node(one, Ino(1))
+        assert third not in (file, second)
+        nodes.forget(second, 1)
+        assert nodes.node(one, Ino(1)) == file
+        nodes.forget(directory, 1)
+        assert len(nodes) == 0
+        assert all(not kept for kept in vars(nodes).values() if isinstance(kept, dict | set))
+
+    def test_the_old_number_is_not_used_while_the_kernel_knows_it(self) -> None:
+        nodes, one = Nodes(), tree()
+        nodes.remember(one)
+        file = one.node(Ino(1))
+        nodes.looked_up(file, regular=True)
+        assert nodes.retire(file)
+        for _ in range(3):
+            spare = nodes.node(one, Ino(1))
+            assert spare != file
+            nodes.looked_up(spare, regular=True)
+            nodes.forget(spare, 1)
+        nodes.forget(file, 1)
+        assert nodes.node(one, Ino(1)) == file
+        assert all(not kept for kept in vars(nodes).values() if isinstance(kept, dict | set))
 
     def test_a_link_keeps_its_node_while_it_is_known(self) -> None:
         nodes = Nodes()
