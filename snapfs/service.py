@@ -284,9 +284,7 @@ class Service:
                 touched = lake.snapshots.checkout(target, record)
                 if self._mounted:
                     outdated = self._mounted.outdate(target.id, touched)
-        await lake.commit()
-        if self._mounted:
-            await self._mounted.refresh(outdated)
+        await self._publish(outdated)
         return api.Checkout(
             snapshot=self._snapshot(target, record),
             saved=self._snapshot(target, saved) if saved else None,
@@ -321,18 +319,28 @@ class Service:
                 ino = lake.files.lookup(source, ino, name).ino
         await self._push()
         outdated: object = None
-        async with lake.writeback.hold(target.head):
-            restore = Restore(lake.core, lake.files, source, target.head, target.root, self._keeper(target))
+        try:
+            async with lake.writeback.hold(target.head):
+                restore = Restore(lake.core, lake.files, source, target.head, target.root, self._keeper(target))
+                try:
+                    for path in names:
+                        restore.path(path)
+                finally:
+                    if self._mounted:
+                        outdated = self._mounted.outdate(target.id, restore.touched)
+        finally:
+            await self._publish(outdated)
+        return api.Restored(paths=list(paths), files=restore.files, total_bytes=restore.total_bytes)
+
+    async def _publish(self, outdated: object) -> None:
+        """Commit, and make the kernel forget what is outdated.  Not given up half-way when the client goes: the
+        kernel would believe the old state for a day."""
+        with trio.CancelScope(shield=True):
             try:
-                for path in names:
-                    restore.path(path)
+                await self._lake.commit()
             finally:
                 if self._mounted:
-                    outdated = self._mounted.outdate(target.id, restore.touched)
-        await lake.commit()
-        if self._mounted:
-            await self._mounted.refresh(outdated)
-        return api.Restored(paths=list(paths), files=restore.files, total_bytes=restore.total_bytes)
+                    await self._mounted.refresh(outdated)
 
     def _keeper(self, volume: Volume) -> Callable[[Ino], bool]:
         mounted = self._mounted

@@ -11,11 +11,11 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from pyfuse3 import FUSEError
 
-from snapfs.errors import Kind, SnapfsError
+from snapfs.errors import Kind, NoSpace, SnapfsError
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +50,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def request(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Make a coroutine function a FUSE handler: its errors become errnos, unexpected ones EIO and a log
-    line."""
+class MakesRoom(Protocol):
+    """Whoever has handlers."""
+
+    async def make_room(self) -> None:
+        """Give back at once what was deleted."""
+
+
+S = TypeVar("S", bound=MakesRoom)
+Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+
+
+def request(handler: Handler[S, P, R]) -> Handler[S, P, R]:
+    """Make a method a FUSE handler: its errors become errnos, unexpected ones EIO and a log line.  For want of
+    space it is tried once more when room was made: a request that is refused has changed nothing."""
 
     @functools.wraps(handler)
-    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return await handler(*args, **kwargs)
+            try:
+                return await handler(self, *args, **kwargs)
+            except NoSpace:
+                await self.make_room()
+                return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
         except SnapfsError as error:

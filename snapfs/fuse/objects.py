@@ -51,6 +51,9 @@ class Objects(Operations):
     def init(self) -> None:
         self.ready.set()
 
+    async def make_room(self) -> None:
+        await self._lake.make_room()
+
     def _object(self, node: int) -> tuple[Tree, Ino]:
         """Tree and inode of a node that is in a tree.
 

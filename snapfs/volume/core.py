@@ -58,6 +58,8 @@ class Core:
         """File data in memory, not yet in a segment."""
         self._next_ino = int.from_bytes(index.get("meta", b"next_ino") or b"\1", "little")
         self._ino_dirty = False
+        self.short_of_space = False
+        """Work was refused for want of space: what was deleted should be given back now."""
         self._space_at_ns = 0
         self._free_bytes = 0
         index.before_commit.append(self._before_commit)
@@ -80,6 +82,8 @@ class Core:
             self._free_bytes = self.disk.free_bytes(self.path)[0]
             self._space_at_ns = now
         if self._free_bytes < self.pending_bytes() + size:
+            self.short_of_space = True
+            self._space_at_ns = 0
             raise NoSpace(
                 f"{self.path}: the store's disk is full", hint="free space there, or delete snapshots"
             )

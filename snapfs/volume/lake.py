@@ -164,6 +164,7 @@ class Lake:
         while True:
             await trio.sleep(_POLL_SECONDS)
             due = trio.current_time() - last >= COMMIT_SECONDS
+            due, self.core.short_of_space = due or self.core.short_of_space, False
             if due or self.index.puts > COMMIT_PUTS_MAX:
                 last = trio.current_time()
                 with contextlib.suppress(SnapfsError):  # whoever waits for a sync is told; this is tried again
@@ -186,6 +187,12 @@ class Lake:
             with contextlib.suppress(SnapfsError):
                 await self.reclaim_all()
             await self._wake_reclaim.wait()
+
+    async def make_room(self) -> None:
+        """The disk is full: give back at once what was deleted."""
+        with contextlib.suppress(SnapfsError):
+            await self.commit()
+            await self.reclaim_all()
 
     async def reclaim_all(self) -> None:
         """Reclaim what can be reclaimed now."""

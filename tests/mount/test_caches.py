@@ -240,6 +240,7 @@ class TestUnlinked:
             os.write(held, b"x" * 100_000)
             os.fsync(held)
             (mounted.volume / "file").unlink()
+            (mounted.volume / "other").touch()
             mounted.checkout("a")
             assert is_stale(held)
         assert os.listdir(mounted.volume) == []

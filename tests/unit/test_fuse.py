@@ -9,7 +9,7 @@ import tracemalloc
 import pyfuse3
 import pytest
 
-from snapfs.errors import Corrupt, Kind, NotFound, Stale
+from snapfs.errors import Corrupt, Kind, NoSpace, NotFound, Stale
 from snapfs.fuse.errnos import ERRNOS, request
 from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.nodes import ROOT, SNAP_INO, Link, Node, Nodes, Tree, ino_of, tree_number
@@ -38,13 +38,34 @@ class TestErrnos:
         ],
     )
     async def test_nothing_else_leaves_a_handler(self, error: Exception, number: int) -> None:
-        @request
-        async def handler() -> None:
-            raise error
-
         with pytest.raises(pyfuse3.FUSEError) as caught:
-            await handler()
+            await Handlers(error, error).handler()
         assert caught.value.errno == number
+
+    async def test_room_is_made_once_before_giving_up(self) -> None:
+        handlers = Handlers(NoSpace("full"), None)
+        await handlers.handler()
+        assert handlers.rooms_made == 1
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await Handlers(NoSpace("full"), NoSpace("full")).handler()
+        assert caught.value.errno == errno.ENOSPC
+
+
+class Handlers:
+    """Fails as it is told, call after call."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self.outcomes = list(outcomes)
+        self.rooms_made = 0
+
+    async def make_room(self) -> None:
+        self.rooms_made += 1
+
+    @request
+    async def handler(self) -> None:
+        error = self.outcomes.pop(0)
+        if error is not None:
+            raise error
 
 
 class TestNodes:
