@@ -11,6 +11,7 @@ act in one step, let it go, commit, make the kernel forget.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -87,7 +88,7 @@ class Service:
 
     async def volume_create(self, *, name: str) -> api.Volume:
         """Raises Invalid, NameTooLong, AlreadyExists, NoSpace."""
-        volume = self._lake.volumes.create(name)
+        volume = self._lake.volumes.create(name, uid=os.getuid(), gid=os.getgid())
         await self._lake.commit()
         return self._volume(volume)
 

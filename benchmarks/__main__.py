@@ -1,0 +1,33 @@
+"""Run all benchmarks, each in a process of its own; the exit code is 1 if any limit was missed."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("hook", "scaling", "history", "difference", "growth")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--json", metavar="DIR", type=Path, help="also write DIR/NAME.json each")
+    parser.add_argument("--scale", default="1", help="shrink the data by this factor, for a quick trial")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(NAMES)}")
+    if options.json:
+        options.json.mkdir(parents=True, exist_ok=True)
+    worst = 0
+    for name in options.names or NAMES:
+        extra = ["--json", str(options.json / f"{name}.json")] if options.json else []
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--scale", options.scale, *extra]
+        worst = max(worst, abs(subprocess.run(command, check=False).returncode))
+    return min(worst, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
