@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def check(mounted: Mounted, tree: Path, changed: int) -> None:
         raise SystemExit(f"{changed} files were changed; snap diff tells {seen}, git status {git}")
 
 
+def measure(commands: dict[str, Callable[[], object]], tree: Path | None, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each command, in turns with git's own in the tree."""
+    if tree is not None:
+        for verb, option in (("status", "--porcelain"), ("diff", "--stat")):
+            commands[f"git {verb}"] = partial(harness.run, "git", verb, option, cwd=tree)
+    return harness.turns({name: partial(harness.timed, command) for name, command in commands.items()}, repeats)
+
+
 def body(report: Report, options: Options, place: Path) -> None:
     files = options.scaled(FILES, CHANGED)
     store, tree = place / "store", place / "tree"
@@ -76,18 +85,15 @@ def body(report: Report, options: Options, place: Path) -> None:
             change(tree, files)
             check(mounted, tree, len(changed_numbers(files)))
         harness.settle()
-        head = partial(mounted.snap, "diff", f"{VOLUME}@base")
-        mounted.snap("create", VOLUME, "--name", "changed")
-        actions = {
-            "snap diff A (the head)": partial(harness.timed, head),
-            "snap diff A B": partial(harness.timed, partial(mounted.snap, "diff", f"{VOLUME}@base", f"{VOLUME}@changed")),
-            "snap status": partial(harness.timed, partial(mounted.snap, "status", VOLUME)),
+        base, changed = f"{VOLUME}@base", f"{VOLUME}@changed"
+        commands: dict[str, Callable[[], object]] = {
+            "snap diff A (the head)": partial(mounted.snap, "diff", base),
+            "snap status": partial(mounted.snap, "status", VOLUME),
         }
-        if with_git:
-            for verb in ("status", "diff"):
-                words = ("git", verb, "--porcelain" if verb == "status" else "--stat")
-                actions[f"git {verb}"] = partial(harness.timed, partial(harness.run, *words, cwd=tree))
-        series = harness.turns(actions, options.repeats)
+        series = measure(commands, tree if with_git else None, options.repeats)
+        mounted.snap("create", VOLUME, "--name", "changed")
+        commands = {"snap diff A B": partial(mounted.snap, "diff", base, changed)}
+        series |= measure(commands, None, options.repeats)
         for name, values in series.items():
             limit = SECONDS_MAX if name.startswith("snap diff") else None
             what = f"{name}: {files:,} files, {len(changed_numbers(files))} changed"

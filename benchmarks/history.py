@@ -11,6 +11,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -105,9 +106,7 @@ class Engine:
         async with harness.opened(self._store) as (lake, _):
             volume = lake.volumes.get(VOLUME)
             ino = lake.files.lookup(volume.head, volume.root, HOT_NAME).ino
-            return await harness.timed_async(
-                partial(lake.files.read, volume.head, ino, 0, HOT_PAGES * PAGE_BYTES)
-            )
+            return await harness.timed_async(partial(lake.files.read, volume.head, ino, 0, HOT_PAGES * PAGE_BYTES))
 
 
 class Snapshotting:
@@ -166,7 +165,7 @@ class Mount:
 
 
 async def measure_engine(report: Report, repeats: int, engines: dict[str, Engine]) -> None:
-    verbs = {
+    verbs: dict[str, Callable[[Engine], Awaitable[float]]] = {
         f"look {FILES} names up": Engine.lookups,
         f"list {FILES} entries": Engine.listing,
         f"read {FILES} files of 16 KiB": Engine.reads,
@@ -176,8 +175,8 @@ async def measure_engine(report: Report, repeats: int, engines: dict[str, Engine
     for verb, call in verbs.items():
         actions = {name: partial(call, engine) for name, engine in engines.items()}
         report.compare(f"{verb}: engine", await harness.turns_async(actions, repeats), limit=RATIO_MAX)
-    actions = {name: engine.open for name, engine in engines.items()}
-    report.compare("open the store: engine", await harness.turns_async(actions, repeats))
+    opens = {name: engine.open for name, engine in engines.items()}
+    report.compare("open the store: engine", await harness.turns_async(opens, repeats))
 
 
 async def measure_snapshot(report: Report, repeats: int, stores: dict[str, Path]) -> None:
@@ -194,7 +193,7 @@ async def measure_snapshot(report: Report, repeats: int, stores: dict[str, Path]
 def measure_mount(report: Report, repeats: int, stores: dict[str, Path]) -> None:
     with harness.mounted(*stores.values()) as mounts:
         by_name = dict(zip(stores, map(Mount, mounts), strict=True))
-        verbs = {
+        verbs: dict[str, Callable[[Mount], float]] = {
             f"stat {FILES} files, fresh mount": Mount.lookups,
             f"read {FILES} files of 16 KiB, fresh mount": Mount.reads,
             "snapshot: command": Mount.snapshot,

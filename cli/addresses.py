@@ -53,9 +53,7 @@ def path_in_volume(text: str, *, inside: str, mounted_root: str) -> str:
         root = posixpath.normpath(mounted_root) if mounted_root else ""
         full = posixpath.normpath(text)
         if not root or not (full + "/").startswith(root + "/"):
-            raise errors.Invalid(
-                f"{text!r} is not inside the volume", hint="give a path relative to its root"
-            )
+            raise errors.Invalid(f"{text!r} is not inside the volume", hint="give a path relative to its root")
         path = full[len(root) :].lstrip("/")
     else:
         path = posixpath.normpath(posixpath.join(inside, text))

@@ -94,9 +94,7 @@ class Calls:
         answer: api.Carried = self._call("snapshot_carry", volume=volume, rewritten=list(rewritten))
         return answer
 
-    def diff(
-        self, *, volume: str, snapshot: str, other_volume: str = "", other: str = ""
-    ) -> Iterator[api.Change]:
+    def diff(self, *, volume: str, snapshot: str, other_volume: str = "", other: str = "") -> Iterator[api.Change]:
         return self._client.stream(
             "diff", api.Change, volume=volume, snapshot=snapshot, other_volume=other_volume, other=other
         )
@@ -107,9 +105,7 @@ class Calls:
     def checkout(
         self, *, volume: str, snapshot: str, unsaved: api.Save = api.Save.REFUSE, label: str = ""
     ) -> api.Checkout:
-        answer: api.Checkout = self._call(
-            "checkout", volume=volume, snapshot=snapshot, unsaved=unsaved, label=label
-        )
+        answer: api.Checkout = self._call("checkout", volume=volume, snapshot=snapshot, unsaved=unsaved, label=label)
         return answer
 
     def restore(self, *, volume: str, snapshot: str, paths: Sequence[str]) -> api.Restored:

@@ -67,9 +67,7 @@ def command(
     with opened(store) as (place, calls):
         if revision is not None:
             if place.repository is None:
-                raise NotFound(
-                    "no git repository around the current directory", hint="--git-commit needs one"
-                )
+                raise NotFound("no git repository around the current directory", hint="--git-commit needs one")
             facts = place.repository.facts_of(revision)
         chosen = place.volume(calls, volume)
         made = calls.snapshot_create(volume=chosen, name=name, message=message, meta=recorded, git=facts)

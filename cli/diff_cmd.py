@@ -85,7 +85,5 @@ def command(older: str, newer: str, store: str, as_json: bool) -> None:
     second = addresses.parse_volume_or_snapshot(newer)
     with opened(store) as (place, calls):
         volume, snapshot = place.snapshot(calls, first)
-        changes = calls.diff(
-            volume=volume, snapshot=snapshot, other_volume=second.volume, other=second.snapshot
-        )
+        changes = calls.diff(volume=volume, snapshot=snapshot, other_volume=second.volume, other=second.snapshot)
         print_changes(changes, as_json=as_json, nothing="no differences")

@@ -131,13 +131,7 @@ def status(as_json: bool) -> None:
         output.line(f"{output.quote(volume)} of {output.quote(str(bound))} follows this repository")
         output.line(f"data: {data}")
     for state in states:
-        told = (
-            "installed"
-            if state.current
-            else "installed, of another version"
-            if state.installed
-            else "missing"
-        )
+        told = "installed" if state.current else "installed, of another version" if state.installed else "missing"
         beside = f", with {output.quote(state.beside)}" if state.beside else ""
         output.line(f"  {state.name:<13}  {told}{beside}")
 

@@ -105,9 +105,7 @@ def fail(message: str, hint: str, code: int, *, kind: str, as_json: bool) -> int
     from .output import one_line
 
     if as_json:
-        error = {
-            "error": {"kind": kind, "message": one_line(message), "hint": one_line(hint), "exit_code": code}
-        }
+        error = {"error": {"kind": kind, "message": one_line(message), "hint": one_line(hint), "exit_code": code}}
         text = msgspec.json.encode(error).decode()
     else:
         text = f"{PROGRAM}: {one_line(message)}" + (f" ({one_line(hint)})" if hint else "")

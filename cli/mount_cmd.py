@@ -17,9 +17,7 @@ from .options import json_option
 @click.option("--allow-other", is_flag=True, help="Let other users in, as the files' permissions say.")
 @click.option("--xattrs", is_flag=True, help="Support extended attributes; small writes become slower.")
 @json_option
-def command(
-    store: str, mountpoint: str, foreground: bool, allow_other: bool, xattrs: bool, as_json: bool
-) -> None:
+def command(store: str, mountpoint: str, foreground: bool, allow_other: bool, xattrs: bool, as_json: bool) -> None:
     """Mount STORE at MOUNTPOINT, an empty directory.
 
     Returns when the mount is usable and leaves a daemon that serves it.

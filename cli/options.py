@@ -30,9 +30,7 @@ def _store_or_group(context: click.Context, _parameter: click.Parameter, value: 
     return value or context.ensure_object(Invocation).store
 
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, callback=_remember_json, help="Print one JSON document."
-)
+json_option = click.option("--json", "as_json", is_flag=True, callback=_remember_json, help="Print one JSON document.")
 
 store_option = click.option(
     "--store",

@@ -106,9 +106,7 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()
-) -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> None:
     """Columns with a heading.
 
     Args:

@@ -74,9 +74,7 @@ class Place:
         repository = self.repository
         if repository is not None and repository.store is not None:
             return repository.store
-        raise errors.Invalid(
-            "which store?", hint=f"name it with --store or {STORE_VARIABLE}, or go into its mount"
-        )
+        raise errors.Invalid("which store?", hint=f"name it with --store or {STORE_VARIABLE}, or go into its mount")
 
     def _behind(self, path: Path) -> Path:
         absolute = path.absolute()

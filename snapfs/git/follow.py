@@ -47,9 +47,7 @@ class Store(Protocol):
 
     def snapshot_create(self, *, volume: str, git: api.GitCommit | None = None) -> api.Snapshot: ...
 
-    def snapshot_carry(
-        self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]
-    ) -> api.Carried: ...
+    def snapshot_carry(self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]) -> api.Carried: ...
 
     def checkout(self, *, volume: str, snapshot: str, unsaved: api.Save, label: str = "") -> api.Checkout: ...
 
@@ -201,9 +199,7 @@ class Follower:
 
     def _follow(self, commit: str, *, label: str) -> None:
         try:
-            done = self._store.checkout(
-                volume=self._volume, snapshot=commit, unsaved=api.Save.SAVE, label=label
-            )
+            done = self._store.checkout(volume=self._volume, snapshot=commit, unsaved=api.Save.SAVE, label=label)
         except errors.NotFound as error:
             self._say(f"{error.message}; the data of {self._volume} is left as it is")
             return
@@ -236,9 +232,7 @@ class Follower:
             return [], []
         commits = self._repository.commits(new for _, new in changed)
         work = WorkState(self._repository.work_state.branch, dirty=False)
-        rewritten = [
-            (old, self._repository.facts(commits[new], work=work)) for old, new in changed if new in commits
-        ]
+        rewritten = [(old, self._repository.facts(commits[new], work=work)) for old, new in changed if new in commits]
         carried: list[str] = []
         for part in _batches(rewritten):
             answer = self._store.snapshot_carry(volume=self._volume, rewritten=part)

@@ -130,9 +130,7 @@ class Repository:
         self.top = Path(lines[2]) if len(lines) > 2 and done.returncode == 0 else None
         """Root of the work tree; None in a bare repository and inside .git."""
 
-    def _run(
-        self, arguments: list[str], *, check: bool = True, given: str = ""
-    ) -> subprocess.CompletedProcess[str]:
+    def _run(self, arguments: list[str], *, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
         try:
             done = subprocess.run(
                 ["git", "-c", "core.fsmonitor=false", *arguments],
@@ -244,9 +242,7 @@ class Repository:
         found: dict[str, Commit] = {}
         for start in range(0, len(wanted), COMMITS_PER_RUN_MAX):
             part = wanted[start : start + COMMITS_PER_RUN_MAX]
-            log = self._log(
-                ["--no-walk=unsorted", "--ignore-missing", "--stdin"], given="\n".join(part) + "\n"
-            )
+            log = self._log(["--no-walk=unsorted", "--ignore-missing", "--stdin"], given="\n".join(part) + "\n")
             found.update((commit.id, commit) for commit in log)
         return found
 

@@ -96,8 +96,7 @@ class Client:
         self.pid = hello.pid
         if hello.protocol != wire.PROTOCOL_VERSION:
             raise errors.Unsupported(
-                f"the daemon (pid {hello.pid}) speaks protocol {hello.protocol}, this program "
-                f"{wire.PROTOCOL_VERSION}",
+                f"the daemon (pid {hello.pid}) speaks protocol {hello.protocol}, this program {wire.PROTOCOL_VERSION}",
                 hint="unmount and mount again with this version",
             )
         self._deadline = overall

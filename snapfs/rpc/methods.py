@@ -50,9 +50,7 @@ def _method(name: str, function: Any) -> Method:
         (returns,) = typing.get_args(returns)
     parameters = inspect.signature(function).parameters
     fields: list[Any] = [
-        (key, hint)
-        if parameters[key].default is inspect.Parameter.empty
-        else (key, hint, parameters[key].default)
+        (key, hint) if parameters[key].default is inspect.Parameter.empty else (key, hint, parameters[key].default)
         for key, hint in hints.items()
     ]
     params = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)

@@ -185,9 +185,7 @@ class _Session:
             while True:
                 await trio.sleep(PROGRESS_INTERVAL_SECONDS)
                 if newest:
-                    await self._connection.send(
-                        wire.encode(Reply(kind=ReplyKind.PROGRESS, value=newest.pop()))
-                    )
+                    await self._connection.send(wire.encode(Reply(kind=ReplyKind.PROGRESS, value=newest.pop())))
 
         async def report_until_gone(scope: trio.CancelScope) -> None:
             try:

@@ -426,10 +426,11 @@ def _check_replaceable(node: Node, target: Node) -> None:
 
 
 def moved_directories(old: Node | None, new: Node) -> set[tuple[Path, Path]]:
-    """(old path, new path) of each directory that has another parent or name."""
+    """(old path, new path) of each directory that has another parent or name, and by that another path."""
     was = _directory_links(old) if old else {}
     now = _directory_links(new)
-    return {(was[i][1], now[i][1]) for i in was.keys() & now.keys() if was[i][0] != now[i][0]}
+    moved = {(was[i][1], now[i][1]) for i in was.keys() & now.keys() if was[i][0] != now[i][0]}
+    return {(one, other) for one, other in moved if one != other}
 
 
 def _directory_links(root: Node) -> dict[int, tuple[tuple[int, bytes], Path]]:

@@ -4,7 +4,7 @@ Cost: proportional to those changes (and the depth of their paths), never to the
 
 Rules:
   * A path that exists in both views with another inode (rewritten and renamed over, removed and made anew) is
-    MODIFIED, or unchanged if content and attributes are equal.
+    MODIFIED, or unchanged if content and attributes are equal; but a directory that moved there is RENAMED.
   * An inode that lost one path and gained another is RENAMED; of a renamed directory only itself is reported.
   * Times of directories, ctime and atime do not count; a file's mtime is metadata.
 """
@@ -174,10 +174,18 @@ class Comparison:
             return
         gone = self._paths(self._old, before - after)
         come = self._paths(self._new, after - before)
+        kept = self._paths(self._new, before & after)
+        # The directory around it was made anew under the same name: the path is what counts.
+        back = set(gone) & set(come)
+        gone, come, kept = _without(gone, back), _without(come, back), sorted({*kept, *back})
+        if old and new and gone and come and stat.S_ISDIR(new.mode):
+            # Even over another directory: what is in it moved with it, and that is reported nowhere else.
+            yield self._change(ChangeKind.RENAMED, old, new, come[0], gone[0], extents)
+            return
         # A path that the other side has too is a replacement, reported where the new inode stands.
         replaced = [(path, other) for path in come if (other := self._other(self._old, path, ino))]
-        come = [path for path in come if path not in {path for path, _ in replaced}]
-        gone = [path for path in gone if self._new.resolve(path) is None]
+        come = _without(come, {path for path, _ in replaced})
+        gone = [path for path in gone if not self._reported(path)]
         if new:
             for path, other in replaced:
                 yield from self._modified(other, new, path, None)
@@ -185,13 +193,22 @@ class Comparison:
         if old and new:
             while gone and come:
                 yield self._change(ChangeKind.RENAMED, old, new, come.pop(0), gone.pop(0), extents)
-            kept = self._paths(self._new, before & after)
             if kept and not renamed:
                 yield from self._modified(old, new, min(kept), extents)
         for path in gone:
             yield self._change(ChangeKind.DELETED, old, None, path)
         for path in come:
             yield self._change(ChangeKind.ADDED, None, new, path)
+
+    def _reported(self, path: bytes) -> bool:
+        """Whether a path that an inode lost has a new inode, which is reported there: not if it came along with a
+        directory that was renamed."""
+        found = self._new.resolve(path)
+        if found is None:
+            return False
+        above, _, name = path.rpartition(b"/")
+        parent = self._new.resolve(above) if above else self._new.root
+        return (parent, name) not in self._old.links(found)
 
     @staticmethod
     def _paths(side: Side, links: set[Link]) -> list[bytes]:
@@ -300,6 +317,10 @@ def _shared(a: Extent, b: Extent) -> int:
 
 def _size(inode: Inode | None) -> int:
     return inode.size if inode and not stat.S_ISDIR(inode.mode) else 0
+
+
+def _without(paths: list[bytes], others: set[bytes]) -> list[bytes]:
+    return [path for path in paths if path not in others]
 
 
 def _by_path(change: Change) -> str:

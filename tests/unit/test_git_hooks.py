@@ -29,9 +29,7 @@ def snap(tmp_path: Path) -> Path:
     """Stands for the command: notes its arguments and input."""
     command = tmp_path / "it's a dir" / "snap"
     command.parent.mkdir()
-    command.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$*" >> "{tmp_path}/calls"\ncat >> "{tmp_path}/input"\nexit 7\n'
-    )
+    command.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> "{tmp_path}/calls"\ncat >> "{tmp_path}/input"\nexit 7\n')
     command.chmod(0o755)
     return command
 
@@ -63,9 +61,7 @@ def calls(tmp_path: Path) -> list[str]:
 def test_into_nothing_and_out_again(directory: Path, snap: Path, tmp_path: Path) -> None:
     hooks.install(directory, snap)
     assert sorted(os.listdir(directory)) == sorted(HOOK_NAMES)
-    assert all(
-        state.installed and state.current and not state.beside for state in hooks.status(directory, snap)
-    )
+    assert all(state.installed and state.current and not state.beside for state in hooks.status(directory, snap))
     assert run(directory / "post-checkout", "a", "b c", "1") == ""
     assert calls(tmp_path) == ["git hook post-checkout a b c 1"]
     assert hooks.uninstall(directory) == list(HOOK_NAMES)
@@ -92,9 +88,7 @@ def test_beside_a_shell_hook(kind: str, directory: Path, snap: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("content", [*SHELL_HOOKS.values(), PYTHON_HOOK])
-def test_both_read_the_input_of_post_rewrite(
-    content: bytes, directory: Path, snap: Path, tmp_path: Path
-) -> None:
+def test_both_read_the_input_of_post_rewrite(content: bytes, directory: Path, snap: Path, tmp_path: Path) -> None:
     if not content.startswith(b"#!"):
         pytest.skip("the kernel cannot run it")
     reads = content.replace(b"echo theirs", b"cat")

@@ -284,9 +284,7 @@ def test_garbage_after_the_greeting(service: Service, tmp_path: Path) -> None:
         assert b"malformed" in connection.recv(65536)
 
 
-def test_a_message_without_end_is_cut(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_message_without_end_is_cut(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", 100_000)
     with raw(tmp_path / "control") as connection, pytest.raises(OSError):
         connection.sendall(b"x" * 50_000_000)

@@ -1,0 +1,236 @@
+"""The engine as a subject of the oracle: each operation is one trio run on a lake that stays open between them."""
+
+from __future__ import annotations
+
+import pathlib
+import stat
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import trio
+
+from snapfs import api
+from snapfs.service import Service
+from snapfs.store.disk import Disk
+from snapfs.testing.oracle import DIRECTORY, FIFO, FILE, SYMLINK, Path, Shown, Tree
+from snapfs.types import Ino
+from snapfs.versions.epochs import View
+from snapfs.volume.lake import Lake
+
+T = TypeVar("T")
+
+KINDS: Final = {
+    stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK, stat.S_IFIFO: FIFO
+}  # fmt: skip
+_MODES: Final = {FILE: stat.S_IFREG, FIFO: stat.S_IFIFO}
+
+
+def nothing_open(_: Ino) -> bool:
+    return False
+
+
+def text(path: Path) -> str:
+    """As the service takes paths."""
+    return b"/".join(path).decode(errors="surrogateescape")
+
+
+class EngineSubject:
+    xattrs = True
+
+    def __init__(self, path: pathlib.Path, disk: Disk | None = None) -> None:
+        self.path = path
+        self._disk = disk
+        if not path.exists():
+            Lake.create(path)
+        self._open()
+
+    def _open(self) -> None:
+        self.lake = Lake.open(self.path, disk=self._disk)
+        self.service = Service(self.lake)
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        return trio.run(function)
+
+    def _head(self, volume: str) -> tuple[View, Ino]:
+        found = self.lake.volumes.get(volume)
+        return found.head, found.root
+
+    def _resolve(self, volume: str, path: Path) -> tuple[View, Ino]:
+        view, ino = self._head(volume)
+        for name in path:
+            ino = self.lake.files.lookup(view, ino, name).ino
+        return view, ino
+
+    # -- files
+
+    def make(self, volume: str, path: Path, kind: str, mode: int, target: bytes = b"") -> None:
+        view, parent = self._resolve(volume, path[:-1])
+        files, name = self.lake.files, path[-1]
+        if kind == DIRECTORY:
+            files.mkdir(view, parent, name, mode=mode, uid=0, gid=0)
+        elif kind == SYMLINK:
+            files.symlink(view, parent, name, target, uid=0, gid=0)
+        else:
+            files.mknod(view, parent, name, mode=_MODES[kind] | mode, uid=0, gid=0)
+
+    def link(self, volume: str, path: Path, new: Path) -> None:
+        view, ino = self._resolve(volume, path)
+        if stat.S_ISDIR(self.lake.files.getattr(view, ino).mode):
+            parent = ino  # refused for this, wherever the link should be
+        else:
+            _, parent = self._resolve(volume, new[:-1])
+        self.lake.files.link(view, ino, parent, new[-1])
+
+    def unlink(self, volume: str, path: Path) -> None:
+        view, parent = self._resolve(volume, path[:-1])
+        self.lake.files.unlink(view, parent, path[-1], is_open=nothing_open)
+
+    def rmdir(self, volume: str, path: Path) -> None:
+        view, parent = self._resolve(volume, path[:-1])
+        self.lake.files.rmdir(view, parent, path[-1])
+
+    def rename(self, volume: str, path: Path, new: Path, *, noreplace: bool, exchange: bool) -> None:
+        view, parent = self._resolve(volume, path[:-1])
+        self.lake.files.lookup(view, parent, path[-1])
+        _, goal = self._resolve(volume, new[:-1])
+        self.lake.files.rename(
+            view, parent, path[-1], goal, new[-1], noreplace=noreplace, exchange=exchange, is_open=nothing_open
+        )
+
+    def write(self, volume: str, path: Path, offset: int, data: bytes) -> None:
+        view, ino = self._resolve(volume, path)
+        self.run(lambda: self.lake.files.write(view, ino, offset, data))
+
+    def truncate(self, volume: str, path: Path, size: int) -> None:
+        self.lake.files.setattr(*self._resolve(volume, path), size=size)
+
+    def set_mtime(self, volume: str, path: Path, mtime_ns: int) -> None:
+        self.lake.files.setattr(*self._resolve(volume, path), mtime_ns=mtime_ns)
+
+    def chmod(self, volume: str, path: Path, mode: int) -> None:
+        self.lake.files.setattr(*self._resolve(volume, path), mode=mode)
+
+    def setxattr(self, volume: str, path: Path, name: bytes, value: bytes, *, create: bool, replace: bool) -> None:
+        self.lake.files.setxattr(*self._resolve(volume, path), name, value, create=create, replace=replace)
+
+    def removexattr(self, volume: str, path: Path, name: bytes) -> None:
+        self.lake.files.removexattr(*self._resolve(volume, path), name)
+
+    # -- versions
+
+    def create_volume(self, name: str) -> None:
+        self.run(lambda: self.service.volume_create(name=name))
+
+    def remove_volume(self, name: str, *, snapshots: bool) -> None:
+        self.run(lambda: self.service.volume_remove(name=name, snapshots=snapshots))
+
+    def snapshot(self, volume: str, name: str) -> None:
+        self.run(lambda: self.service.snapshot_create(volume=volume, name=name))
+
+    def remove_snapshot(self, volume: str, name: str) -> None:
+        self.run(lambda: self.service.snapshot_remove(volume=volume, snapshot=name))
+
+    def rename_snapshot(self, volume: str, name: str, new: str) -> None:
+        self.run(lambda: self.service.snapshot_rename(volume=volume, snapshot=name, name=new))
+
+    def clone(self, volume: str, name: str, new: str) -> None:
+        self.run(lambda: self.service.clone(volume=volume, snapshot=name, name=new))
+
+    def restore(self, volume: str, name: str, path: Path) -> None:
+        self.run(lambda: self.service.restore(volume=volume, snapshot=name, paths=[text(path)]))
+
+    def checkout(self, volume: str, name: str, unsaved: api.Save) -> str:
+        done = self.run(lambda: self.service.checkout(volume=volume, snapshot=name, unsaved=unsaved))
+        return done.saved.name if done.saved else ""
+
+    def status(self, volume: str) -> list[api.Change]:
+        async def collect() -> list[api.Change]:
+            return [change async for change in self.service.status(volume=volume)]
+
+        return self.run(collect)
+
+    def diff(self, volume: str, snapshot: str, other: str) -> list[api.Change]:
+        async def collect() -> list[api.Change]:
+            return [change async for change in self.service.diff(volume=volume, snapshot=snapshot, other=other)]
+
+        return self.run(collect)
+
+    # -- looking
+
+    def tree(self, volume: str, snapshot: str = "") -> Tree:
+        view, root = self._head(volume)
+        if snapshot:
+            record = self.lake.snapshots.resolve(self.lake.volumes.get(volume), snapshot)
+            view, root = self.lake.snapshots.view(record), record.root
+        return self.run(lambda: read_tree(self.lake, view, root))
+
+    def flush(self) -> None:
+        self.run(self.lake.sync)
+
+    def reclaim(self) -> None:
+        async def reclaim() -> None:
+            await self.lake.sync()
+            await self.lake.reclaim_all()
+
+        self.run(reclaim)
+
+    def reopen(self) -> None:
+        self.flush()
+        self.crash()
+
+    def crash(self) -> None:
+        """Leave without a last sync, as a process that dies does."""
+        self.lake.close()
+        self._open()
+
+    def fsck(self) -> list[str]:
+        report = self.run(self.service.fsck)
+        return [f"{finding.code}: {finding.message}" for finding in report.findings]
+
+    def stored_bytes(self) -> int:
+        return self.lake.core.blocks.stored_bytes
+
+    def close(self) -> None:
+        self.lake.close()
+
+
+async def read_tree(lake: Lake, view: View, root: Ino) -> Tree:
+    """All that a view shows; link counts are checked on the way."""
+    files = lake.files
+    inos: dict[Path, Ino] = {(): root}
+    paths: dict[Ino, list[Path]] = {root: [()]}
+    stack: list[Path] = [()]
+    while stack:
+        path = stack.pop()
+        for _, name, ino, kind in list(files.readdir(view, inos[path], 0)):
+            inos[*path, name] = ino
+            paths.setdefault(ino, []).append((*path, name))
+            assert files.lookup(view, inos[path], name).ino == ino
+            if kind == stat.S_IFDIR:
+                stack.append((*path, name))
+                assert files.parent_of(view, ino) == inos[path]
+    tree = {}
+    for path, ino in inos.items():
+        inode = files.getattr(view, ino)
+        kind = KINDS[stat.S_IFMT(inode.mode)]
+        content = b""
+        if kind == FILE:
+            content = await files.read(view, ino, 0, inode.size + 1)
+            assert len(content) == inode.size
+        elif kind == SYMLINK:
+            content = files.readlink(view, ino)
+        xattrs = sorted((name, files.getxattr(view, ino, name)) for name in files.listxattr(view, ino))
+        if kind == DIRECTORY:
+            subdirectories = sum(1 for _, _, _, mode in files.readdir(view, ino, 0) if mode == stat.S_IFDIR)
+            assert inode.nlink == 2 + subdirectories
+        else:
+            assert inode.nlink == len(paths[ino])
+        tree[path] = Shown(
+            kind=kind,
+            mode=stat.S_IMODE(inode.mode),
+            mtime_ns=0 if kind == DIRECTORY else inode.mtime_ns,
+            content=content,
+            xattrs=tuple(xattrs),
+            links=tuple(sorted(paths[ino])),
+        )
+    return tree

@@ -1,0 +1,41 @@
+"""The engine does what the oracle does, whatever is asked of it and in whatever order."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from snapfs.testing.engine import EngineSubject
+from snapfs.testing.machine import StoreMachine
+
+_SETTINGS = settings(
+    deadline=None, max_examples=60, stateful_step_count=40, print_blob=True, suppress_health_check=list(HealthCheck)
+)
+
+
+class EngineMachine(StoreMachine):
+    def make_subject(self) -> EngineSubject:
+        self.directory = tempfile.mkdtemp(prefix="snapfs-oracle-")
+        return EngineSubject(Path(self.directory) / "store")
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            shutil.rmtree(self.directory)
+
+
+@pytest.mark.timeout(120)
+def test_engine() -> None:
+    run_state_machine_as_test(EngineMachine, settings=_SETTINGS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_engine_for_long() -> None:
+    run_state_machine_as_test(EngineMachine, settings=settings(_SETTINGS, max_examples=2000, stateful_step_count=80))
