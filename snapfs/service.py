@@ -241,6 +241,9 @@ class Service:
         await lake.commit()
         # From here to the views no await: the reader's state and the paths must be of one moment.
         lake.index.commit()
+        for record in (old, new):
+            if record:
+                lake.snapshots.check_alive(record)
         before = (detached(lake.snapshots.view(old)), old.root) if old else None
         view = lake.snapshots.view(new) if new else volume.head
         after = (detached(view), new.root if new else volume.root)
@@ -268,6 +271,7 @@ class Service:
         saved = None
         outdated: object = None
         async with lake.writeback.hold(target.head):
+            lake.snapshots.check_alive(record)
             base = lake.snapshots.base(target)
             dirty = self._differs(target, base)
             moved = dirty or base is None or base.epoch != record.epoch
@@ -322,6 +326,7 @@ class Service:
         outdated: object = None
         try:
             async with lake.writeback.hold(target.head):
+                lake.snapshots.check_alive(record)
                 restore = Restore(lake.core, lake.files, source, target.head, target.root, self._keeper(target))
                 try:
                     for path in names:

@@ -70,6 +70,7 @@ class Blocks:
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cache_bytes = 0
         self._pins: Counter[int] = Counter()
+        self._placing = 0
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         self.stored_bytes, self.raw_bytes = (
             int.from_bytes(index.get("meta", name) or b"\0", "little") for name in (b"stored_bytes", b"raw_bytes")
@@ -107,6 +108,16 @@ class Blocks:
             Placed(segment, offset, stored_bytes, raw_bytes, codec, name)
             for (segment, offset), (stored_bytes, raw_bytes, codec, name) in zip(places, heads, strict=True)
         ]
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """From before ``pack`` to after ``add``: a segment may hold blocks that have no entry yet, so that no
+        segment counts as empty."""
+        self._placing += 1
+        try:
+            yield
+        finally:
+            self._placing -= 1
 
     def add(self, placed: Placed) -> BlockId:
         """Give a placed block its entry, as yet without references."""
@@ -240,6 +251,8 @@ class Blocks:
         """Punch the blocks' space and forget them; drop segments that hold no block any more."""
         for key, block in freed:
             entry = self.entry(self._index, block)
+            if entry.refs:
+                raise Corrupt(f"block {block} waits to be reclaimed but is referenced", hint="run: snap fsck")
             self.segments.punch(entry.segment, entry.offset, fmt.record_bytes(entry.stored_bytes))
             self._index.delete("freed", key)
             self._index.delete("blocks", keys.u64(block))
@@ -249,6 +262,8 @@ class Blocks:
 
     def empty_segments(self) -> list[SegmentId]:
         """Segments that hold no block: to be forgotten now and dropped once that is durable."""
+        if self._placing:
+            return []
         return [s for s, (_, live) in self._live.items() if live == 0 and s != self.segments.current]
 
     def forget_segments(self, segments: list[SegmentId]) -> None:

@@ -108,6 +108,20 @@ class Reader:
         self.close()
 
 
+class _Ended:
+    """In place of a transaction that LMDB dropped with a failed commit: every use fails as the index does."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def abort(self) -> None:
+        """Nothing is left to abort."""
+
+    def __getattr__(self, name: str) -> Any:
+        self._index.check()
+        raise AttributeError(name)
+
+
 class Index:
     """The open index of a store."""
 
@@ -198,8 +212,11 @@ class Index:
             IOFailure, NoSpace: the disk refused; the index takes no more writes until it is opened anew.
         """
         self.check()
-        for hook in self.before_commit:
-            hook()
+        try:
+            for hook in self.before_commit:
+                hook()
+        except SnapfsError as error:  # a sync that failed once must not be tried again as if nothing had happened
+            raise self.fail(error) from error
         if not self.dirty:
             return
         self._grow_file()
@@ -207,7 +224,7 @@ class Index:
             self._txn.commit()
             self._begin()
         except lmdb.Error as error:
-            self._txn = None
+            self._txn = _Ended(self)
             raise self.fail(IOFailure(f"the index could not be committed ({error})")) from error
         for hook in self.after_commit:
             hook()

@@ -191,6 +191,8 @@ class Check:
                 if number not in freed:
                     self._found("leak", f"block {number} has no references and does not wait to be reclaimed")
             else:
+                if number in freed:
+                    self._found("freed", f"block {number} is referenced but waits to be reclaimed")
                 try:
                     blocks.fetch(number, blocks.segments.open(entry.segment), entry)
                 except SnapfsError as error:

@@ -208,7 +208,7 @@ class Comparison:
             return False
         above, _, name = path.rpartition(b"/")
         parent = self._new.resolve(above) if above else self._new.root
-        return (parent, name) not in self._old.links(found)
+        return self._old.inode(found) is None or (parent, name) not in self._old.links(found)
 
     @staticmethod
     def _paths(side: Side, links: set[Link]) -> list[bytes]:

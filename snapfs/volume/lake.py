@@ -74,7 +74,7 @@ class Lake:
         self.snapshots = Snapshots(self.core, self.volumes, self.files)
         self.reclaim = Reclaim(self.core)
         self._committing = trio.Lock()
-        self._commits_begun = 0
+        self._commits_done = 0
         self._wake_reclaim = trio.Event()
         self._reap_orphans()
 
@@ -123,10 +123,10 @@ class Lake:
         Raises:
             NoSpace, IOFailure: it is not; after IOFailure the store takes no more changes.
         """
-        ticket = self._commits_begun
+        ticket = self._commits_done
         async with self._committing:
-            if self._commits_begun > ticket:
-                return  # one began, and ended, after we asked
+            if self._commits_done > ticket:
+                return  # one published, after we asked, all that was there by then
             self.index.check()
             if self.core.blocks.segments.unsynced:
                 try:
@@ -134,8 +134,8 @@ class Lake:
                 except SnapfsError as error:
                     # The kernel drops what it could not write: never try again as if nothing had happened.
                     raise self.index.fail(error) from error
-            self._commits_begun += 1
             self.index.commit()
+            self._commits_done += 1  # after: who waits must not take a failed one for theirs
             self._wake_reclaim.set()
 
     async def sync(self) -> None:
@@ -202,7 +202,7 @@ class Lake:
             empty = self.core.blocks.empty_segments()
             if empty:
                 self.core.blocks.forget_segments(empty)
-            if self.index.dirty:
+            if empty or self.index.dirty:
                 await self.commit()
             for segment in empty:  # durably forgotten: nothing names them
                 self.core.blocks.segments.drop(segment)

@@ -24,6 +24,9 @@ BATCH: Final = 200
 """Versions or blocks handled between two awaits (2 to 4 ms)."""
 
 
+_DEAD: Final = -1
+
+
 class Reclaim:
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -71,20 +74,22 @@ class Reclaim:
             seen: tuple[Ino, int | None] = (Ino(0), None)
             for subject in subjects:
                 ino, kind = keys.split(subject)
-                if kind == keys.EXTENT and seen[0] != ino:
+                if seen[0] != ino:
                     seen = ino, self._fork(child, ino)
-                hidden = kind == keys.EXTENT and seen[1] not in (None, keys.split_extent(subject)[0])
+                hidden = seen[1] == _DEAD and kind != keys.INODE
+                if kind == keys.EXTENT:
+                    hidden = seen[1] not in (None, keys.split_extent(subject)[0])
                 self._fold_version(epoch, child, subject, below, hidden)
         if len(subjects) < BATCH:
             core.epochs.remove(epoch)
 
     def _fork(self, child: Epoch, ino: Ino) -> int | None:
         """Which fork of the inode's data the child's own version of it shows: None if the child has no version,
-        -1 if the inode is dead there."""
+        _DEAD if the inode is dead there."""
         payload = self._core.tree.at(child, keys.inode(ino))
         if payload is None:
             return None
-        return records.decode_inode(ino, payload).fork if payload else -1
+        return records.decode_inode(ino, payload).fork if payload else _DEAD
 
     def _fold_version(self, epoch: Epoch, child: Epoch, subject: bytes, below: View, hidden: bool) -> None:
         core = self._core

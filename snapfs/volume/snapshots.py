@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from snapfs.api import GitCommit
-from snapfs.errors import AlreadyExists, Corrupt, Invalid, NotFound
+from snapfs.errors import AlreadyExists, Corrupt, Invalid, NotFound, Stale
 from snapfs.format import keys, records
 from snapfs.format.records import SnapshotRecord
 from snapfs.store.index import items
@@ -150,6 +150,15 @@ class Snapshots:
         # A name that is not UTF-8 (a byte name from a mount) cannot exist: look up what it would be.
         return keys.u64(volume.id) + name.encode(errors="surrogateescape")[:_KEY_NAME_BYTES]
 
+    def check_alive(self, record: SnapshotRecord) -> None:
+        """For whoever has awaited since it found the snapshot: one that is being reclaimed shows anything.
+
+        Raises:
+            Stale: it was removed meanwhile.
+        """
+        if self.get(record.epoch) is None:
+            raise Stale(f"snapshot {record.name!r} was removed meanwhile")
+
     # -- making
 
     def freeze(
@@ -169,7 +178,7 @@ class Snapshots:
         name = self.new_name(volume, name, git)
         check_texts(message, meta or {})
         core = self._core
-        core.index.check()
+        core.tree.check_writable(volume.head)  # it may have been removed while the caller waited
         core.admit()
         frozen = volume.head.epoch
         record = SnapshotRecord(
@@ -237,7 +246,8 @@ class Snapshots:
         """The head becomes the snapshot; what it held and no snapshot has is gone.  The caller holds the volume
         still, has asked about unsaved changes, and commits."""
         core = self._core
-        core.index.check()
+        core.tree.check_writable(volume.head)
+        self.check_alive(record)
         core.admit()
         old = volume.head.epoch
         between = epochs_between(core.epochs, old, record.epoch)

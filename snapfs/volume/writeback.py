@@ -110,7 +110,7 @@ class Writeback:
         Raises:
             NoSpace: the disk could not take it.
         """
-        while view.volume_id in self._held or self._core.dirty_bytes + size > DIRTY_BYTES_MAX:
+        while view.volume_id in self._held or 0 < self._core.dirty_bytes > DIRTY_BYTES_MAX - size:
             held = self._held.get(view.volume_id)
             if held is not None:
                 await held.wait()
@@ -217,12 +217,13 @@ class Writeback:
                         blocks[chunk.hash] = known
                     else:
                         fresh[chunk.hash] = chunk.data
-        placed = await _work(sum(map(len, fresh.values())), self._core.blocks.pack, list(fresh.items()))
-        by_hash = {place.hash: place for place in placed}
-        for done, (file, (chunks, rest)) in enumerate(zip(files, chunked, strict=True), 1):
-            self._apply(file, chunks, rest, by_hash)
-            if done % _FILES_A_TURN == 0:
-                await trio.lowlevel.checkpoint()
+        with self._core.blocks.placing():
+            placed = await _work(sum(map(len, fresh.values())), self._core.blocks.pack, list(fresh.items()))
+            by_hash = {place.hash: place for place in placed}
+            for done, (file, (chunks, rest)) in enumerate(zip(files, chunked, strict=True), 1):
+                self._apply(file, chunks, rest, by_hash)
+                if done % _FILES_A_TURN == 0:
+                    await trio.lowlevel.checkpoint()
 
     def _cut(
         self, files: Iterable[list[tuple[int, bytes | bytearray]]], final: bool
@@ -263,42 +264,48 @@ class Writeback:
             self._forget_if_clean(file)
             return
         self._forget_if_clean(file)
-        extents: list[Extent] = []
-        for chunk in chunks:
-            length = min(len(chunk.data), limit - chunk.offset)
-            if length > 0:
-                # Looked up again: a block that was known may have lost its last reference meanwhile.
-                block = core.blocks.known(chunk.hash)
-                if not block:
-                    place = placed.pop(chunk.hash, None)
-                    if place is None:  # rare: store it after all
-                        place = core.blocks.pack([(chunk.hash, chunk.data)])[0]
-                    block = core.blocks.add(place)
-                extents.append(Extent(chunk.offset, length, block, 0))
-        for group in _touching(extents):
-            start, end = group[0].offset, group[-1].end
+        groups = _touching([chunk for chunk in chunks if chunk.offset < limit])
+        for group in groups:
+            # Blocks are looked up again, group by group: one that was known may have lost its last reference
+            # meanwhile, also to the group before.
+            extents = [
+                Extent(c.offset, min(len(c.data), limit - c.offset), self._block(c, placed), 0) for c in group
+            ]
+            start, end = extents[0].offset, extents[-1].end
             old = core.extents(view, inode, start, end)
-            plan = plan_write([extent for extent, _ in old], group, start, end)
+            plan = plan_write([extent for extent, _ in old], extents, start, end)
             core.apply(view, inode, old, plan)
             inode = msgspec.structs.replace(
                 inode, size=max(inode.size, end), allocated_bytes=inode.allocated_bytes + plan.covered_bytes
             )
-        if extents:
+        if groups:
             core.put_inode(view, inode)
+
+    def _block(self, chunk: Chunk, placed: dict[bytes, Placed]) -> BlockId:
+        """The chunk's block, with its entry in the index."""
+        block = self._core.blocks.known(chunk.hash)
+        if not block:
+            place = placed.pop(chunk.hash, None)
+            if place is None:  # rare: store it after all
+                place = self._core.blocks.pack([(chunk.hash, chunk.data)])[0]
+            block = self._core.blocks.add(place)
+        return block
 
 
 _FILES_A_TURN: Final = 64
 """Files whose extents are applied before other tasks may run (about 2 ms)."""
 
 
-def _touching(extents: list[Extent]) -> list[list[Extent]]:
-    """Groups of extents without a gap inside."""
-    groups: list[list[Extent]] = []
-    for extent in extents:
-        if groups and groups[-1][-1].end == extent.offset:
-            groups[-1].append(extent)
+def _touching(chunks: list[Chunk]) -> list[list[Chunk]]:
+    """Groups of chunks without a gap inside."""
+    groups: list[list[Chunk]] = []
+    end = -1
+    for chunk in chunks:
+        if end == chunk.offset:
+            groups[-1].append(chunk)
         else:
-            groups.append([extent])
+            groups.append([chunk])
+        end = chunk.offset + len(chunk.data)
     return groups
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.mount.conftest import MountedStore
+from snapfs.testing.mounted import MountedStore
 
 SNAP = Path(sys.executable).with_name("snap")
 

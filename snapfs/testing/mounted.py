@@ -1,4 +1,4 @@
-"""A store mounted by a real daemon, for tests of the mount."""
+"""A store mounted by a real daemon: class and fixtures for all tests that need a mount."""
 
 from __future__ import annotations
 

@@ -1,0 +1,70 @@
+"""A disk that fails exactly the operations that a test names."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from pathlib import Path
+
+from snapfs.store.disk import Disk, from_os
+
+
+class FaultyDisk(Disk):
+    """``failing`` maps the name of an operation to the errno that it fails with; ``calls`` counts them all."""
+
+    def __init__(self) -> None:
+        self.failing: dict[str, int] = {}
+        self.torn: set[str] = set()
+        """Operations that write half of the bytes before they fail."""
+        self.calls: Counter[str] = Counter()
+        self.free = 0
+        """If not 0: the free bytes that the file system claims to have."""
+
+    def _called(self, what: str) -> None:
+        self.calls[what] += 1
+        code = self.failing.get(what)
+        if code is not None:
+            raise from_os(OSError(code, os.strerror(code)), what)
+
+    def open(self, what: str, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._called(what)
+        return super().open(what, path, flags, mode)
+
+    def pwrite(self, what: str, fd: int, parts: list[bytes], offset: int) -> None:
+        if what in self.torn:
+            whole = b"".join(parts)
+            super().pwrite(what, fd, [whole[: len(whole) // 2]], offset)
+        self._called(what)
+        super().pwrite(what, fd, parts, offset)
+
+    def pread(self, what: str, fd: int, size: int, offset: int) -> bytes:
+        self._called(what)
+        return super().pread(what, fd, size, offset)
+
+    def pread_cached(self, fd: int, size: int, offset: int) -> bytes | None:
+        return None if self.failing else super().pread_cached(fd, size, offset)
+
+    def sync(self, what: str, fd: int) -> None:
+        self._called(what)
+        super().sync(what, fd)
+
+    def sync_directory(self, what: str, path: Path) -> None:
+        self._called(what)
+        super().sync_directory(what, path)
+
+    def punch(self, what: str, fd: int, offset: int, length: int) -> None:
+        self._called(what)
+        super().punch(what, fd, offset, length)
+
+    def unlink(self, what: str, path: Path) -> None:
+        self._called(what)
+        super().unlink(what, path)
+
+    def free_bytes(self, path: Path) -> tuple[int, int]:
+        free, total = super().free_bytes(path)
+        return (min(self.free, free), total) if self.free else (free, total)
+
+
+FULL = errno.ENOSPC
+BROKEN = errno.EIO

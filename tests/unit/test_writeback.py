@@ -1,0 +1,224 @@
+"""Dirty data, flushes, and what happens between them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from snapfs.errors import SnapfsError
+from snapfs.testing.engine import EngineSubject
+
+
+@pytest.fixture
+def engine(tmp_path: Path):
+    subject = EngineSubject(tmp_path / "store")
+    subject.create_volume("data")
+    subject.make("data", (b"f",), "file", 0o644)
+    yield subject
+    assert subject.fsck() == []
+    subject.close()
+
+
+def content(engine: EngineSubject) -> bytes:
+    return engine.tree("data")[b"f",].content
+
+
+def test_a_block_that_its_file_lets_go_and_takes_up_in_one_flush(engine: EngineSubject) -> None:
+    """The first run of the flush drops the last reference; the second wants the same bytes elsewhere."""
+    one, two = random.randbytes(5000), random.randbytes(5000)
+    engine.write("data", (b"f",), 0, one)
+    engine.flush()
+    engine.write("data", (b"f",), 0, two)
+    engine.write("data", (b"f",), 1 << 20, one)
+    engine.flush()
+    assert engine.fsck() == []
+    engine.reclaim()
+    assert content(engine) == two + bytes((1 << 20) - 5000) + one
+
+
+def test_more_than_may_be_dirty_in_one_write(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snapfs.volume.writeback.DIRTY_BYTES_MAX", 1 << 20)
+    data = random.randbytes(3 << 20)
+
+    async def write() -> None:
+        view, ino = engine._resolve("data", (b"f",))
+        with trio.fail_after(10):
+            await engine.lake.files.write(view, ino, 0, data)
+
+    engine.run(write)
+    assert content(engine) == data
+
+
+def test_truncation_and_writes_during_a_flush(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flush is under way in its thread while the file changes."""
+    data = random.randbytes(300_000)
+    again = trio.Event()
+    real = engine.lake.core.blocks.pack
+
+    def pack(chunks):
+        if not again.is_set():
+            trio.from_thread.run(again.wait)
+        return real(chunks)
+
+    monkeypatch.setattr(engine.lake.core.blocks, "pack", pack)
+
+    async def play() -> None:
+        view, ino = engine._resolve("data", (b"f",))
+        files = engine.lake.files
+        await files.write(view, ino, 0, data)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.lake.sync)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert await files.read(view, ino, 0, len(data)) == data
+            files.setattr(view, ino, size=100_000)
+            await files.write(view, ino, 150_000, b"late")
+            files.setattr(view, ino, size=200_000)
+            expected = data[:100_000] + bytes(50_000) + b"late" + bytes(49_996)
+            assert await files.read(view, ino, 0, 1 << 20) == expected
+            again.set()
+        assert await files.read(view, ino, 0, 1 << 20) == expected
+        await engine.lake.sync()
+        assert await files.read(view, ino, 0, 1 << 20) == expected
+
+    engine.run(play)
+
+
+def test_a_file_unlinked_during_a_flush(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = trio.Event()
+    real = engine.lake.core.blocks.pack
+
+    def pack(chunks):
+        if not again.is_set():
+            trio.from_thread.run(again.wait)
+        return real(chunks)
+
+    monkeypatch.setattr(engine.lake.core.blocks, "pack", pack)
+
+    async def play() -> None:
+        view, ino = engine._resolve("data", (b"f",))
+        await engine.lake.files.write(view, ino, 0, random.randbytes(300_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.lake.sync)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            engine.unlink("data", (b"f",))
+            again.set()
+        assert engine.lake.core.dirty_bytes == 0
+        await engine.lake.reclaim_all()
+
+    engine.run(play)
+    assert engine.stored_bytes() == 0
+
+
+def test_a_full_segment_is_not_dropped_under_a_flush(
+    engine: EngineSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush has appended to a segment, begun the next, and not yet named its blocks: all the first one's named
+    blocks are dead, and yet it holds data."""
+    monkeypatch.setattr("snapfs.store.segments.SEGMENT_BYTES_MAX", 200_000)
+    engine.make("data", (b"old",), "file", 0o644)
+    engine.write("data", (b"old",), 0, random.randbytes(1000))
+    engine.flush()
+    engine.unlink("data", (b"old",))
+    engine.flush()
+    packed, again = trio.Event(), trio.Event()
+    real = engine.lake.core.blocks.pack
+
+    def pack(chunks):
+        places = real(chunks)
+        trio.from_thread.run_sync(packed.set)
+        trio.from_thread.run(again.wait)
+        return places
+
+    monkeypatch.setattr(engine.lake.core.blocks, "pack", pack)
+    data = random.randbytes(600_000)
+
+    async def play() -> None:
+        view, ino = engine._resolve("data", (b"f",))
+        await engine.lake.files.write(view, ino, 0, data)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.lake.sync)
+            await packed.wait()
+            await engine.lake.reclaim_all()
+            again.set()
+
+    engine.run(play)
+    engine.reopen()
+    assert content(engine) == data
+
+
+def test_tasks_that_write_truncate_and_snapshot_at_once(engine: EngineSubject) -> None:
+    """Each task knows its own file; snapshots hold a whole number of writes of each."""
+    count, rounds = 4, 30
+    for number in range(count):
+        engine.make("data", (b"%d" % number,), "file", 0o644)
+
+    async def writer(number: int, seed: random.Random, after: dict[int, bytes]) -> None:
+        view, ino = engine._resolve("data", (b"%d" % number,))
+        files = engine.lake.files
+        model = bytearray()
+        for _ in range(rounds):
+            if seed.random() < 0.3:
+                size = seed.randrange(200_000)
+                files.setattr(view, ino, size=size)
+                del model[size:]
+                model.extend(bytes(size - len(model)))
+            else:
+                offset, data = seed.randrange(200_000), seed.randbytes(seed.choice([10, 5000, 100_000]))
+                await files.write(view, ino, offset, data)
+                model.extend(bytes(max(0, offset - len(model))))
+                model[offset : offset + len(data)] = data
+            if seed.random() < 0.2:
+                await files.fsync(view, ino)
+            assert await files.read(view, ino, 0, 1 << 20) == model
+            await trio.lowlevel.checkpoint()
+        after[number] = bytes(model)
+
+    async def play() -> dict[int, bytes]:
+        after: dict[int, bytes] = {}
+        async with engine.lake.running(), trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(writer, number, random.Random(number), after)
+            for turn in range(10):
+                await engine.service.snapshot_create(volume="data", name=f"s{turn}")
+                if turn % 3 == 2:
+                    await engine.service.snapshot_remove(volume="data", snapshot=f"s{turn - 1}")
+        return after
+
+    after = engine.run(play)
+    tree = engine.tree("data")
+    for number, data in after.items():
+        assert tree[b"%d" % number,].content == data
+
+
+def test_a_commit_that_fails_fails_for_all_who_wait(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who shares a commit must not be told that it succeeded."""
+    from snapfs.errors import IOFailure
+
+    outcomes: list[str] = []
+    real = engine.lake.index.commit
+
+    def commit() -> None:
+        raise engine.lake.index.fail(IOFailure("no disk"))
+
+    monkeypatch.setattr(engine.lake.index, "commit", commit)
+
+    async def wait() -> None:
+        try:
+            await engine.lake.commit()
+            outcomes.append("done")
+        except SnapfsError:
+            outcomes.append("failed")
+
+    async def play() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(wait)
+
+    engine.run(play)
+    assert outcomes == ["failed"] * 3
+    monkeypatch.setattr(engine.lake.index, "commit", real)
+    engine.crash()
