@@ -63,8 +63,7 @@ class Blocks:
         self.segments = segments
         self._next = int.from_bytes(index.get("meta", b"next_block") or b"\1", "little")
         self._live = {
-            SegmentId(keys.from_u64(key)): records.decode_segment(payload)
-            for key, payload in items(index, "segments")
+            SegmentId(keys.from_u64(key)): records.decode_segment(payload) for key, payload in items(index, "segments")
         }
         self._touched: set[SegmentId] = set()
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
@@ -270,6 +269,7 @@ class Blocks:
         for segment in segments:
             self._live.pop(segment, None)
             self._touched.add(segment)
+
 
 def unpack(block: BlockId, entry: Block, stored: bytes) -> bytes:
     """Raw bytes of a stored block.

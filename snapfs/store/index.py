@@ -219,12 +219,12 @@ class Index:
             raise self.fail(error) from error
         if not self.dirty:
             return
-        self._grow_file()
         try:
+            self._grow_file()
             self._txn.commit()
             self._begin()
-        except lmdb.Error as error:
-            self._txn = _Ended(self)
+        except (lmdb.Error, OSError) as error:
+            self._txn = _Ended(self)  # nothing of it is published
             raise self.fail(IOFailure(f"the index could not be committed ({error})")) from error
         for hook in self.after_commit:
             hook()

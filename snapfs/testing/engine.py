@@ -12,7 +12,7 @@ import trio
 from snapfs import api
 from snapfs.service import Service
 from snapfs.store.disk import Disk
-from snapfs.testing.oracle import DIRECTORY, FIFO, FILE, SYMLINK, Path, Shown, Tree
+from snapfs.testing.trees import DIRECTORY, FIFO, FILE, SYMLINK, Path, Shown, Tree
 from snapfs.types import Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.lake import Lake
@@ -202,11 +202,11 @@ async def read_tree(lake: Lake, view: View, root: Ino) -> Tree:
     stack: list[Path] = [()]
     while stack:
         path = stack.pop()
-        for _, name, ino, kind in list(files.readdir(view, inos[path], 0)):
+        for _, name, ino, type_bits in list(files.readdir(view, inos[path], 0)):
             inos[*path, name] = ino
             paths.setdefault(ino, []).append((*path, name))
             assert files.lookup(view, inos[path], name).ino == ino
-            if kind == stat.S_IFDIR:
+            if type_bits == stat.S_IFDIR:
                 stack.append((*path, name))
                 assert files.parent_of(view, ino) == inos[path]
     tree = {}

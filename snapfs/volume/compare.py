@@ -123,9 +123,7 @@ class Side:
 class Comparison:
     """Changes from one view to another."""
 
-    def __init__(
-        self, core: Core, tree: Snapshotted, old: tuple[View, Ino], new: tuple[View, Ino]
-    ) -> None:
+    def __init__(self, core: Core, tree: Snapshotted, old: tuple[View, Ino], new: tuple[View, Ino]) -> None:
         self._core = core
         self._tree = tree
         self._old = Side(core, tree, *old)
@@ -327,8 +325,6 @@ def _by_path(change: Change) -> str:
     return change.path
 
 
-def compare(
-    core: Core, tree: Snapshotted, old: tuple[View, Ino] | None, new: tuple[View, Ino]
-) -> Comparison:
+def compare(core: Core, tree: Snapshotted, old: tuple[View, Ino] | None, new: tuple[View, Ino]) -> Comparison:
     """Compare two (view, root inode); ``old`` None stands for nothing at all."""
     return Comparison(core, tree, old or (EMPTY, new[1]), new)

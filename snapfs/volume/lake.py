@@ -63,9 +63,7 @@ class Lake:
         for key, payload in items(self.index, "segments"):
             newest, end = keys.from_u64(key), records.decode_segment(payload)[0]
         store_uuid = bytes.fromhex(marker.uuid.replace("-", ""))
-        segments = Segments(
-            self.path / layout.SEGMENTS, store_uuid, disk, newest=SegmentId(newest), end=end
-        )
+        segments = Segments(self.path / layout.SEGMENTS, store_uuid, disk, newest=SegmentId(newest), end=end)
         seed = int.from_bytes(store_uuid[:8], "little")
         self.core = Core(self.path, self.index, Blocks(self.index, segments, disk), disk, seed)
         self.writeback = Writeback(self.core)

@@ -104,4 +104,3 @@ class Reclaim:
         core.drop_version(epoch, subject)
         if own == records.TOMBSTONE and core.tree.find_below(below, subject, child) is None:
             core.tree.drop_at(child, subject)
-

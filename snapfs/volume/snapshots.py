@@ -60,9 +60,7 @@ class Snapshots:
 
     def all(self, volume: Volume) -> list[SnapshotRecord]:
         """Oldest first."""
-        epochs = sorted(
-            Epoch(keys.from_u64(p)) for _, p in items(self._core.index, "names", keys.u64(volume.id))
-        )
+        epochs = sorted(Epoch(keys.from_u64(p)) for _, p in items(self._core.index, "names", keys.u64(volume.id)))
         return [self._must(epoch) for epoch in epochs]
 
     def _must(self, epoch: Epoch) -> SnapshotRecord:

@@ -86,9 +86,7 @@ class Writeback:
         self._files: dict[tuple[VolumeId, Ino], DirtyFile] = {}
         self._lock = trio.Lock()
         self._held: dict[VolumeId, trio.Event] = {}
-        self._chunker = pyfastcdc.FastCDC(
-            CHUNK_BYTES_AVERAGE, min_size=CHUNK_BYTES_MIN, max_size=BLOCK_BYTES_MAX
-        )
+        self._chunker = pyfastcdc.FastCDC(CHUNK_BYTES_AVERAGE, min_size=CHUNK_BYTES_MIN, max_size=BLOCK_BYTES_MAX)
         self.wanted = trio.Event()
         """Set when the background should flush."""
 
@@ -248,9 +246,7 @@ class Writeback:
             result.append((chunks, rest))
         return result
 
-    def _apply(
-        self, file: DirtyFile, chunks: list[Chunk], rest: list[Chunk], placed: dict[bytes, Placed]
-    ) -> None:
+    def _apply(self, file: DirtyFile, chunks: list[Chunk], rest: list[Chunk], placed: dict[bytes, Placed]) -> None:
         """Give the file its new extents, in one piece."""
         core, view, limit = self._core, file.view, file.limit
         file.taken = None
@@ -268,9 +264,7 @@ class Writeback:
         for group in groups:
             # Blocks are looked up again, group by group: one that was known may have lost its last reference
             # meanwhile, also to the group before.
-            extents = [
-                Extent(c.offset, min(len(c.data), limit - c.offset), self._block(c, placed), 0) for c in group
-            ]
+            extents = [Extent(c.offset, min(len(c.data), limit - c.offset), self._block(c, placed), 0) for c in group]
             start, end = extents[0].offset, extents[-1].end
             old = core.extents(view, inode, start, end)
             plan = plan_write([extent for extent, _ in old], extents, start, end)

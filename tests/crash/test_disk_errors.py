@@ -122,7 +122,7 @@ def test_damaged_bytes_are_never_returned(engine: EngineSubject, tmp_path: Path)
     damaged = bytearray(whole)
     damaged[-100] ^= 1
     segment.write_bytes(damaged)
-    with pytest.raises(Corrupt, match="inode .* block "):
+    with pytest.raises(Corrupt, match=r"inode .* block "):
         engine.tree("data")
     assert any("block-hash" in line for line in engine.fsck())
     segment.write_bytes(whole)

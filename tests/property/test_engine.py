@@ -14,7 +14,7 @@ from snapfs.testing.engine import EngineSubject
 from snapfs.testing.machine import StoreMachine
 
 _SETTINGS = settings(
-    deadline=None, max_examples=60, stateful_step_count=40, print_blob=True, suppress_health_check=list(HealthCheck)
+    deadline=None, max_examples=200, stateful_step_count=50, print_blob=True, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -113,9 +113,7 @@ def test_a_file_unlinked_during_a_flush(engine: EngineSubject, monkeypatch: pyte
     assert engine.stored_bytes() == 0
 
 
-def test_a_full_segment_is_not_dropped_under_a_flush(
-    engine: EngineSubject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_segment_is_not_dropped_under_a_flush(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush has appended to a segment, begun the next, and not yet named its blocks: all the first one's named
     blocks are dead, and yet it holds data."""
     monkeypatch.setattr("snapfs.store.segments.SEGMENT_BYTES_MAX", 200_000)

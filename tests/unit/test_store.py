@@ -1,0 +1,167 @@
+"""What a store costs, and what is refused as a store."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, Unsupported
+from snapfs.store import layout
+from snapfs.testing.engine import EngineSubject
+from snapfs.types import PAGE_BYTES
+from snapfs.volume.lake import Lake
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def engine(tmp_path: Path):
+    subject = EngineSubject(tmp_path / "store")
+    subject.create_volume("data")
+    subject.make("data", (b"f",), "file", 0o644)
+    yield subject
+    assert subject.fsck() == []
+    subject.close()
+
+
+def written(engine: EngineSubject, offset: int, data: bytes, path: bytes = b"f") -> int:
+    """By how much the store grows."""
+    before = engine.stored_bytes()
+    for place in range(0, len(data), MEGABYTE):
+        engine.write("data", (path,), offset + place, data[place : place + MEGABYTE])
+    engine.flush()
+    return engine.stored_bytes() - before
+
+
+class TestSpace:
+    def test_one_page_of_a_large_file(self, engine: EngineSubject) -> None:
+        written(engine, 0, random.randbytes(16 * MEGABYTE))
+        engine.snapshot("data", "one")
+        assert written(engine, 5 * MEGABYTE + PAGE_BYTES, random.randbytes(PAGE_BYTES)) < PAGE_BYTES + 200
+
+    def test_an_insertion_in_front(self, engine: EngineSubject) -> None:
+        data = random.randbytes(16 * MEGABYTE)
+        written(engine, 0, data)
+        engine.snapshot("data", "one")
+        engine.truncate("data", (b"f",), 0)
+        assert written(engine, 0, random.randbytes(1024) + data) < MEGABYTE
+
+    def test_the_same_bytes_again(self, engine: EngineSubject) -> None:
+        data = random.randbytes(3 * MEGABYTE)
+        written(engine, 0, data)
+        engine.make("data", (b"g",), "file", 0o644)
+        assert written(engine, 0, data, b"g") < 100_000  # where the cuts of a stream's end differ
+        assert written(engine, 0, data) < 100_000
+
+    def test_text_is_compressed(self, engine: EngineSubject) -> None:
+        assert written(engine, 0, b"some text that repeats, " * 50_000) < 100_000
+
+    def test_holes_cost_nothing(self, engine: EngineSubject) -> None:
+        engine.truncate("data", (b"f",), 1 << 40)
+        assert written(engine, 1 << 39, b"x") < 200
+        view, ino = engine._resolve("data", (b"f",))
+        inode = engine.lake.files.getattr(view, ino)
+        assert (inode.size, inode.allocated_bytes) == (1 << 40, 1)
+
+    def test_space_comes_back(self, engine: EngineSubject) -> None:
+        written(engine, 0, random.randbytes(4 * MEGABYTE))
+        engine.snapshot("data", "one")
+        engine.truncate("data", (b"f",), 0)
+        engine.reclaim()
+        assert engine.stored_bytes() > 4 * MEGABYTE
+        engine.remove_snapshot("data", "one")
+        engine.reclaim()
+        assert engine.stored_bytes() == 0
+        assert engine.lake.core.blocks.segments.disk_bytes() < MEGABYTE
+
+    def test_truncation_to_zero_does_not_visit_extents(self, engine: EngineSubject) -> None:
+        for place in range(600):
+            engine.write("data", (b"f",), place * 8192, b"%d" % place)
+        engine.snapshot("data", "one")
+        engine.flush()
+        puts = engine.lake.index.puts
+        engine.truncate("data", (b"f",), 0)
+        assert engine.lake.index.puts - puts < 10
+        assert engine.tree("data")[b"f",].content == b""
+        assert len(engine.tree("data", "one")[b"f",].content) > 599 * 8192
+
+    def test_counters_are_right_after_reopening(self, engine: EngineSubject) -> None:
+        written(engine, 0, random.randbytes(MEGABYTE))
+        stored = engine.stored_bytes()
+        engine.reopen()
+        assert engine.stored_bytes() == stored
+
+
+class TestRefusals:
+    def test_the_lock_names_its_holder(self, engine: EngineSubject) -> None:
+        with pytest.raises(Busy, match=f"process {os.getpid()}"):
+            Lake.open(engine.path)
+        code = (
+            "import sys, pathlib\nfrom snapfs.errors import Busy\nfrom snapfs.volume.lake import Lake\n"
+            "try:\n    Lake.open(pathlib.Path(sys.argv[1]))\nexcept Busy as error:\n    print(error)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, engine.path], capture_output=True, text=True, check=True)
+        assert f"in use by process {os.getpid()}" in done.stdout
+
+    def test_missing_and_foreign(self, tmp_path: Path) -> None:
+        with pytest.raises(NotFound, match="no such store"):
+            Lake.open(tmp_path / "missing")
+        (tmp_path / "file").write_text("x")
+        (tmp_path / "directory").mkdir()
+        (tmp_path / "directory" / "thing").touch()
+        for name in ("file", "directory"):
+            with pytest.raises(Invalid):
+                Lake.open(tmp_path / name)
+            with pytest.raises(Invalid):
+                Lake.create(tmp_path / name)
+        with pytest.raises(Invalid):
+            Lake.create(tmp_path / "no" / "parent")
+
+    @pytest.fixture
+    def closed(self, tmp_path: Path) -> Path:
+        subject = EngineSubject(tmp_path / "closed")
+        subject.create_volume("data")
+        subject.close()
+        return tmp_path / "closed"
+
+    def test_a_store_is_not_made_twice(self, closed: Path) -> None:
+        with pytest.raises(AlreadyExists):
+            Lake.create(closed)
+
+    def test_newer(self, closed: Path) -> None:
+        marker = json.loads((closed / layout.MARKER).read_text())
+        (closed / layout.MARKER).write_text(json.dumps(marker | {"version": 2}))
+        with pytest.raises(Unsupported, match="format 2"):
+            Lake.open(closed)
+
+    @pytest.mark.parametrize("content", [b"", b"{", b'{"format": "snapfs"}', b"\xff" * 5000])
+    def test_a_damaged_marker(self, closed: Path, content: bytes) -> None:
+        (closed / layout.MARKER).write_bytes(content)
+        with pytest.raises(Corrupt):
+            Lake.open(closed)
+
+    @pytest.mark.parametrize("size", [0, 100, 4096, 8192, 20_000])
+    def test_a_truncated_index(self, closed: Path, size: int) -> None:
+        """Mapping it would end the process by SIGBUS."""
+        os.truncate(closed / layout.INDEX / "data.mdb", size)
+        with pytest.raises(Corrupt):
+            Lake.open(closed)
+        with pytest.raises(Corrupt):
+            Lake.open(closed)  # not Busy: the lock was let go
+
+    def test_a_missing_index(self, closed: Path) -> None:
+        (closed / layout.INDEX / "data.mdb").unlink()
+        with pytest.raises(Corrupt, match="missing"):
+            Lake.open(closed)
+
+    def test_the_index_of_another_store(self, closed: Path, tmp_path: Path) -> None:
+        Lake.create(tmp_path / "other")
+        (tmp_path / "other" / layout.INDEX / "data.mdb").rename(closed / layout.INDEX / "data.mdb")
+        with pytest.raises(Corrupt, match="another store"):
+            Lake.open(closed)
