@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -22,6 +23,7 @@ from snapfs.errors import Busy, IOFailure, NotFound, NotPermitted, Unavailable
 TYPE: Final = "fuse.snapfs"
 """File system type of our mounts, as the kernel lists it."""
 
+_MNT_FORCE: Final = 1
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _FUSERMOUNT_SECONDS: Final = 30
@@ -84,6 +86,19 @@ def containing(path: Path) -> Mount | None:
         ):
             found = mount
     return found
+
+
+def abort(mount: Mount) -> None:
+    """End the connection to the daemon of a mount of ours: whoever waits for an answer gets an error.
+
+    For a daemon that was killed but cannot end, as one of its threads waits for the kernel, which waits for the
+    daemon.
+    """
+    if _libc.umount2(os.fsencode(mount.mountpoint), _MNT_FORCE | _UMOUNT_NOFOLLOW) == 0:
+        return
+    # Not root: the owner of a mount may end its connection here (where fusectl is mounted).
+    with contextlib.suppress(OSError):
+        (Path("/sys/fs/fuse/connections") / mount.device.partition(":")[2] / "abort").write_text("1")
 
 
 def is_dead(mountpoint: Path) -> bool:

@@ -25,6 +25,7 @@ from typing import IO, Final
 import msgspec
 
 from snapfs import mounts
+from snapfs.daemon import places
 from snapfs.errors import IOFailure, Kind, NotFound, SnapfsError, Unavailable, by_kind
 from snapfs.rpc import wire
 from snapfs.store import layout
@@ -119,7 +120,8 @@ def stop(mountpoint: Path) -> None:
         inside = around is not None and around.type == mounts.TYPE
         hint = f"the mount point is {around.mountpoint}" if around is not None and inside else ""
         raise NotFound(f"{place} is not the mount point of a store", hint=hint)
-    mounts.unmount(place)
+    if not places.clear_if_abandoned(mount):
+        mounts.unmount(place)
     _wait_for_lock(mount.store)
 
 

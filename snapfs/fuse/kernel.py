@@ -15,11 +15,9 @@ Invariants:
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +27,10 @@ import pyfuse3
 import trio
 from pyfuse3 import InodeT
 
-from snapfs.errors import NotFound, Unavailable
+from snapfs.errors import NotFound
 from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.nodes import Node, Nodes, Tree
+from snapfs.fuse.push import Pusher
 from snapfs.types import Ino
 from snapfs.volume.files import Files
 from snapfs.volume.touched import Touched
@@ -47,26 +46,7 @@ _GONE: Final = frozenset({errno.ENOTCONN, errno.ENODEV, errno.EBADF, errno.EINVA
 _DEPTH_MAX: Final = 1024
 """Of a path, in directories: more cannot be opened by one path anyway."""
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)  # not PyDLL: the calls wait for answers of this very process
-
 T = TypeVar("T")
-
-
-class _FileHandle(ctypes.Structure):
-    """``struct file_handle`` of open_by_handle_at(2), as the kernel's FUSE module fills it: node,
-    generation."""
-
-    _fields_ = (
-        ("handle_bytes", ctypes.c_uint),
-        ("handle_type", ctypes.c_int),
-        ("node_high", ctypes.c_uint32),
-        ("node_low", ctypes.c_uint32),
-        ("generation", ctypes.c_uint32),
-    )
-
-
-_FILE_HANDLE_BYTES: Final = 12
-_FILEID_INO64_GEN: Final = 0x81
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +68,14 @@ class MountKernel:
         self._files = files
         self._nodes = nodes
         self._handles = handles
-        self._mountpoint = mountpoint
         self._limiter = trio.CapacityLimiter(_THREADS_MAX)
-        self._own_threads: set[int] = set()
+        self.pusher = Pusher(mountpoint)
         self.device = 0
         """st_dev of the mount; 0 while it is not served."""
 
-    def is_own_thread(self, thread: int) -> bool:
-        """Whether a request's thread is one of ours that fetches dirty pages."""
-        return thread in self._own_threads
+    def is_pusher(self, pid: int) -> bool:
+        """Whether a request comes from the process that fetches dirty pages for us."""
+        return pid == self.pusher.pid
 
     # service.Mounted
 
@@ -108,8 +87,8 @@ class MountKernel:
         """
         if self.device == 0:
             return
-        written = [(file, self._path(file)) for file in self._handles.written()]
-        await trio.to_thread.run_sync(self._push, written, limiter=self._limiter)
+        written = [(file.node, self._path(file)) for file in self._handles.written()]
+        await self.pusher.push(self.device, written)
 
     def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
         """Whether a file that a restore takes the last name from is open."""
@@ -189,53 +168,6 @@ class MountKernel:
             return b""
         parts.append(tree.name)
         return b"/".join(reversed(parts))
-
-    def _push(self, written: list[tuple[File, bytes]]) -> None:
-        """syncfs(2) starts all writing and sends times, but need not wait for the answers to writes;
-        fsync(2) of each written file does.  Runs in a worker thread."""
-        thread = threading.get_native_id()
-        self._own_threads.add(thread)
-        try:
-            root = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if os.fstat(root).st_dev != self.device:
-                    raise Unavailable(f"{self._mountpoint} is not the store's mount any more", hint="mount it again")
-                _libc.syncfs(root)  # an error is one of writing, and belongs to who wrote
-                for file, path in written:
-                    self._fetch(root, file, path)
-            finally:
-                os.close(root)
-        finally:
-            self._own_threads.discard(thread)
-
-    def _fetch(self, root: int, file: File, path: bytes) -> None:
-        """fsync one file; one that cannot be opened any more has no pages that count."""
-        try:
-            opened = _open_by_handle(root, file.node)
-            if opened is None:
-                opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
-        except OSError as error:
-            log.debug("cannot fetch dirty pages of node %d: %s", file.node, error)
-            return
-        try:
-            if os.fstat(opened).st_ino == file.node:
-                os.fsync(opened)
-        except OSError as error:
-            log.debug("dirty pages of node %d: %s", file.node, error)
-        finally:
-            os.close(opened)
-
-
-def _open_by_handle(root: int, node: Node) -> int | None:
-    """A descriptor, or None without the capability (CAP_DAC_READ_SEARCH).  Raises OSError."""
-    handle = _FileHandle(_FILE_HANDLE_BYTES, _FILEID_INO64_GEN, node >> 32, node & 0xFFFFFFFF, 0)
-    opened: int = _libc.open_by_handle_at(root, ctypes.byref(handle), os.O_RDONLY | os.O_CLOEXEC)
-    if opened >= 0:
-        return opened
-    number = ctypes.get_errno()
-    if number in (errno.EPERM, errno.EOPNOTSUPP):
-        return None
-    raise OSError(number, os.strerror(number))
 
 
 def _invalidate_inode(node: Node) -> None:

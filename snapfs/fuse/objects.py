@@ -104,7 +104,7 @@ class Objects(Operations):
         return lambda ino: self._handles.keep_unlinked(self._nodes.node(tree, ino))
 
     def _open(self, tree: Tree, ino: Ino, *, writable: bool, thread: int) -> FileInfo:
-        internal = self._kernel.is_own_thread(thread)
+        internal = self._kernel.is_pusher(thread)
         file = File(self._nodes.node(tree, ino), tree.view, ino, writable=writable, internal=internal)
         return FileInfo(fh=self._handles.open_file(file), keep_cache=True)
 

@@ -95,11 +95,13 @@ class Session:
             NotPermitted: not allowed to.
         """
         check_device()
+        self.kernel.pusher.start()  # before /dev/fuse is open
         said: list[str] = []
         try:
             with _standard_error(said):
                 pyfuse3.init(self._requests, str(self._mountpoint), _mount_options(self._store, self._options))
         except RuntimeError as error:
+            self.kernel.pusher.stop()
             reason = said[-1] if said else str(error)
             raise Unavailable(f"cannot mount on {self._mountpoint}: {reason}") from None
         for line in said:
@@ -152,6 +154,7 @@ class Session:
         """Free the session; the mount has ended or been detached, or is now."""
         mount = mounts.at(self._mountpoint)
         pyfuse3.close(unmount=mount is not None and self._device in (mount.device, ""))
+        self.kernel.pusher.stop()
 
 
 def check_device() -> None:
