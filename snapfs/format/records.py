@@ -181,6 +181,9 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     meta: dict[str, str] = {}
     git: GitCommit | None = None
+    orphans: list[Ino] = []
+    """Files that were unlinked and still open when it was made: no path leads to them.  A head that starts from
+    the snapshot lets go of them."""
 
 
 def encode_json(record: msgspec.Struct) -> bytes:

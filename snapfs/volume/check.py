@@ -4,7 +4,7 @@ It reads a consistent state (an LMDB reader), so it can run beside a busy file s
 
 Checked: every value's checksum; every epoch has a parent; versions and ``changes`` agree; entries, parent links,
 link counts and directories of each head and snapshot; extents inside their blocks and not overlapping;
-references; dedup; names and commits; every block's bytes against its hash.
+references; dedup; names and commits; the counters of space; every block's bytes against its hash.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from snapfs.api import CheckReport, Finding
 from snapfs.errors import SnapfsError
 from snapfs.extents import Extent
 from snapfs.format import keys, records
+from snapfs.format.segments import record_bytes
 from snapfs.store.blocks import Blocks
 from snapfs.store.index import Reader, items
 from snapfs.types import BlockId, Ino
@@ -179,10 +180,21 @@ class Check:
         if allocated != inode.allocated_bytes:
             self._found("allocated", f"{name}: inode {ino} counts {inode.allocated_bytes} bytes, has {allocated}")
 
+    def _space(self, live: Counter[int]) -> None:
+        """The counters of space against the blocks (live: bytes of records by segment)."""
+        for key, payload in items(self._reader, "segments"):
+            segment, counted = keys.from_u64(key), records.decode_segment(payload)[1]
+            if counted != live[segment]:
+                self._found("space", f"segment {segment} counts {counted} live bytes, has {live[segment]}")
+        stored = int.from_bytes(self._reader.get("meta", b"stored_bytes") or b"\0", "little")
+        if stored != live.total():
+            self._found("space", f"the store counts {stored} bytes of blocks, has {live.total()}")
+
     def _blocks(self, total: int) -> Iterator[None]:
         """References, dedup, and every block's bytes against its hash."""
         blocks: Blocks = self._core.blocks
         freed = {keys.from_u64(key, 8) for key, _ in items(self._reader, "freed")}
+        live: Counter[int] = Counter()
         for key, payload in items(self._reader, "blocks"):
             number, entry = BlockId(keys.from_u64(key)), records.decode_block(payload)
             if entry.refs != self._refs[number]:
@@ -197,9 +209,11 @@ class Check:
                     blocks.fetch(number, blocks.segments.open(entry.segment), entry)
                 except SnapfsError as error:
                     self._found("block-hash", error.message)
+            live[entry.segment] += record_bytes(entry.stored_bytes)
             self.data_read_bytes += entry.stored_bytes
             self.blocks += 1
             yield
+        self._space(live)
         for digest, payload in items(self._reader, "dedup"):
             found = self._reader.get("blocks", payload)
             if found is None or records.decode_block(found).hash != digest:

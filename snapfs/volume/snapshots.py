@@ -181,7 +181,7 @@ class Snapshots:
         frozen = volume.head.epoch
         record = SnapshotRecord(
             epoch=frozen, volume=volume.id, name=name, root=volume.root, created_ns=now_ns(),
-            message=message, meta=meta or {}, git=git,
+            message=message, meta=meta or {}, git=git, orphans=list(core.orphans(volume.head)),
         )  # fmt: skip
         volume.head.path = core.epochs.extend(volume.head.path, core.epochs.create(frozen, volume.id))
         self._volumes.save(volume)
@@ -238,7 +238,16 @@ class Snapshots:
         return keys.u64(volume.id) + commit.encode() + b"\0" + keys.u64(record.epoch)
 
     def clone(self, record: SnapshotRecord, name: str) -> Volume:
-        return self._volumes.create_from(name, record.root, record.epoch)
+        made = self._volumes.create_from(name, record.root, record.epoch)
+        self._let_go(made.head, record)
+        return made
+
+    def _let_go(self, head: View, record: SnapshotRecord) -> None:
+        """Nobody can have the snapshot's unlinked files open in a head that starts from it."""
+        for ino in record.orphans:
+            inode = self._files.getattr(head, ino)
+            if inode.nlink == 0:
+                self._core.bury(head, inode)
 
     def checkout(self, volume: Volume, record: SnapshotRecord) -> Touched:
         """The head becomes the snapshot; what it held and no snapshot has is gone.  The caller holds the volume
@@ -254,6 +263,7 @@ class Snapshots:
         path = core.epochs.path(record.epoch, volume.head.path)
         volume.head.path = core.epochs.extend(path, core.epochs.create(record.epoch, volume.id))
         volume.root = record.root
+        self._let_go(volume.head, record)
         core.epochs.doom(old)
         self._volumes.save(volume)
         return touched

@@ -317,3 +317,23 @@ def test_nothing_stays_of_a_file_that_only_a_removed_snapshot_had(engine: Engine
     engine.remove_snapshot("data", "one")
     engine.reclaim()
     assert records_in_tree() == before
+
+
+def test_an_unlinked_open_file_stays_out_of_heads_that_start_from_the_snapshot(engine: EngineSubject) -> None:
+    """No path leads to it, so it must not keep its blocks there for ever."""
+    volume, files = engine.lake.volumes.get("data"), engine.lake.files
+    engine.make("data", (b"temp",), "file", 0o600)
+    ino = files.lookup(volume.head, volume.root, b"temp").ino
+    engine.write("data", (b"temp",), 0, bytes(range(256)) * 1000)
+    files.unlink(volume.head, volume.root, b"temp", is_open=lambda _: True)
+    engine.run(lambda: engine.service.snapshot_create(volume="data", name="caught"))
+    engine.run(lambda: engine.service.clone(volume="data", snapshot="caught", name="copy"))
+    engine.write("data", (b"f",), 0, b"unsaved")
+    engine.run(lambda: engine.service.checkout(volume="data", snapshot="caught", unsaved=Save.DISCARD))
+    for name in ("data", "copy"):
+        with pytest.raises(NotFound):
+            files.getattr(engine.lake.volumes.get(name).head, ino)
+    engine.remove_volume("copy", snapshots=True)  # of an epoch with two children nothing can go yet
+    engine.remove_snapshot("data", "caught")
+    engine.reclaim()
+    assert engine.stored_bytes() == 0
