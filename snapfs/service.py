@@ -132,7 +132,7 @@ class Service:
         """
         lake = self._lake
         target = lake.volumes.get(volume)
-        await self._push()
+        await self._push(target)
         async with lake.writeback.hold(target.head):
             same = self._same_commit(target, name, git)
             if same is not None:
@@ -230,7 +230,7 @@ class Service:
 
     async def _settle(self, volume: Volume) -> None:
         """All of the head's acknowledged data is in the tree."""
-        await self._push()
+        await self._push(volume)
         await self._lake.writeback.flush(view=volume.head)
 
     async def _changes(
@@ -267,7 +267,7 @@ class Service:
         """
         lake = self._lake
         target, record = self._find(volume, snapshot)
-        await self._push()
+        await self._push(target)
         saved = None
         outdated: object = None
         async with lake.writeback.hold(target.head):
@@ -322,7 +322,7 @@ class Service:
             ino = record.root
             for name in path:
                 ino = lake.files.lookup(source, ino, name).ino
-        await self._push()
+        await self._push(target)
         outdated: object = None
         try:
             async with lake.writeback.hold(target.head):
@@ -390,8 +390,12 @@ class Service:
 
     # -- shared
 
-    async def _push(self) -> None:
+    async def _push(self, volume: Volume | None = None) -> None:
+        """Fetch what the kernel has.  Flushed before, so that little is left to flush when the volume is held
+        still: what a program writes from here to there is in no snapshot, and a checkout takes it away."""
         if self._mounted:
+            if volume is not None:
+                await self._lake.writeback.flush(view=volume.head)
             await self._mounted.push()
 
     def _find(self, volume: str, snapshot: str) -> tuple[Volume, SnapshotRecord]:

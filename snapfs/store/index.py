@@ -215,7 +215,7 @@ class Index:
         try:
             for hook in self.before_commit:
                 hook()
-        except SnapfsError as error:  # a sync that failed once must not be tried again as if nothing had happened
+        except IOFailure as error:  # a sync that failed once must not be tried again as if nothing had happened
             raise self.fail(error) from error
         if not self.dirty:
             return
@@ -225,6 +225,8 @@ class Index:
             self._begin()
         except (lmdb.Error, OSError) as error:
             self._txn = _Ended(self)  # nothing of it is published
+            for hook in self.after_commit:  # as after any end of a transaction: its cursors are dead
+                hook()
             raise self.fail(IOFailure(f"the index could not be committed ({error})")) from error
         for hook in self.after_commit:
             hook()

@@ -8,11 +8,13 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
+from snapfs.errors import IOFailure, NoSpace, SnapfsError
 from snapfs.format import segments as fmt
 from snapfs.store.disk import Disk
 from snapfs.types import PAGE_BYTES, SegmentId
@@ -84,7 +86,13 @@ class Segments:
                 index += 1
             fd = self._disk.open("segment.open", self.file_path(self._current), os.O_WRONLY)
             try:
-                self._disk.pwrite("segment.append", fd, parts, self._end)
+                try:
+                    self._disk.pwrite("segment.append", fd, parts, self._end)
+                except SnapfsError:
+                    # What was written of it must not take the space that a commit needs.
+                    with contextlib.suppress(SnapfsError):
+                        self._disk.truncate("segment.cut", fd, self._end)
+                    raise
                 self.unsynced.add(self._current)  # after: a sync under way may have missed the bytes
             finally:
                 os.close(fd)
@@ -106,13 +114,20 @@ class Segments:
         self._end = fmt.SEGMENT_HEADER_BYTES
 
     def sync(self) -> None:
-        """Make all appended bytes durable.  What is appended meanwhile stays ``unsynced``."""
+        """Make all appended bytes durable.  What is appended meanwhile stays ``unsynced``.
+
+        Raises:
+            IOFailure: bytes may be lost, whatever the disk said: the kernel drops what it could not write.
+            NoSpace: a segment could not even be opened; nothing is lost.
+        """
         for segment in sorted(self.unsynced):
             self.unsynced.discard(segment)
             try:
                 fd = self._disk.open("segment.open", self.file_path(segment), os.O_WRONLY)
                 try:
                     self._disk.sync("segment.sync", fd)
+                except NoSpace as error:
+                    raise IOFailure(error.message, hint=error.hint) from error
                 finally:
                     os.close(fd)
             except BaseException:

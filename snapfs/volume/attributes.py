@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from typing import Final
 
 import msgspec
 
@@ -10,12 +11,15 @@ from snapfs.errors import AlreadyExists, Invalid, IsADirectory, NoAttribute, Too
 from snapfs.extents import plan_truncate
 from snapfs.format import keys, records
 from snapfs.format.records import Inode
-from snapfs.types import FILE_BYTES_MAX, NAME_BYTES_MAX, XATTR_BYTES_MAX, Ino
+from snapfs.types import FILE_BYTES_MAX, NAME_BYTES_MAX, PAGE_BYTES, XATTR_BYTES_MAX, Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.writeback import Writeback
 
 _PERMISSIONS = 0o7777
+_CUT_FREELY_MAX: Final = 512
+"""Extents that a truncation may remove without asking for space: the reserve is for that, as users truncate to
+make room."""
 
 
 class Attributes:
@@ -77,6 +81,8 @@ class Attributes:
             return self._core.next_fork(view, inode)
         if size < inode.size:
             old = self._core.extents(view, inode, size, FILE_BYTES_MAX)
+            if len(old) > _CUT_FREELY_MAX:
+                self._core.admit(2 * len(old) * PAGE_BYTES)
             plan = plan_truncate([extent for extent, _ in old], size)
             self._core.apply(view, inode, old, plan)
             inode = msgspec.structs.replace(inode, allocated_bytes=inode.allocated_bytes + plan.covered_bytes)

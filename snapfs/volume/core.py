@@ -31,6 +31,10 @@ from snapfs.versions.keyspace import Keyspace, Snapshotted
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Host space that admission leaves free, beside what waits to be written: for commits and for deletions."""
 
+BLOCK_BYTES_TYPICAL: Final = 64 * 1024
+PAGES_PER_BLOCK: Final = 3
+"""Pages of the index that a new block dirties (entry, dedup, extent): dirty data takes more than its bytes."""
+
 SPACE_CHECK_NS: Final = 100_000_000
 """How long a reading of the host's free space is good for."""
 
@@ -56,6 +60,8 @@ class Core:
         self.tree = Keyspace(index)
         self.dirty_bytes = 0
         """File data in memory, not yet in a segment."""
+        self.dirty_runs = 0
+        """Pieces it is in, about: each becomes one block or more."""
         self._next_ino = int.from_bytes(index.get("meta", b"next_ino") or b"\1", "little")
         self._ino_dirty = False
         self.short_of_space = False
@@ -90,7 +96,8 @@ class Core:
 
     def pending_bytes(self) -> int:
         """Space that is spoken for: dirty data, the next commit's pages, the reserve."""
-        return RESERVE_BYTES + self.dirty_bytes + self.index.puts * PAGE_BYTES
+        blocks = self.dirty_runs + self.dirty_bytes // BLOCK_BYTES_TYPICAL
+        return RESERVE_BYTES + self.dirty_bytes + (blocks * PAGES_PER_BLOCK + self.index.puts) * PAGE_BYTES
 
     def forget_free_space(self) -> None:
         """Something was given back: look again."""

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from snapfs.errors import Corrupt, NoSpace, NotFound, SnapfsError
+from snapfs.errors import Corrupt, IOFailure, NoSpace, NotFound, SnapfsError
 from snapfs.format import keys, records
 from snapfs.store import layout
 from snapfs.store.blocks import Blocks
@@ -129,7 +129,7 @@ class Lake:
             if self.core.blocks.segments.unsynced:
                 try:
                     await trio.to_thread.run_sync(self.core.blocks.segments.sync)
-                except SnapfsError as error:
+                except IOFailure as error:
                     # The kernel drops what it could not write: never try again as if nothing had happened.
                     raise self.index.fail(error) from error
             self.index.commit()
@@ -137,9 +137,15 @@ class Lake:
             self._wake_reclaim.set()
 
     async def sync(self) -> None:
-        """Everything acknowledged so far is durable: file data is flushed, then committed."""
-        await self.writeback.flush()
-        await self.commit()
+        """Everything acknowledged so far is durable: file data is flushed, then committed.
+
+        Raises:
+            NoSpace, IOFailure: some of it is not.  What could be flushed, and all metadata, is committed all the same.
+        """
+        try:
+            await self.writeback.flush()
+        finally:
+            await self.commit()
 
     # -- background
 

@@ -7,18 +7,22 @@ head has besides, below a restored directory, stays.  Missing directories above 
 from __future__ import annotations
 
 import stat
+from typing import Final
 
 import msgspec
 
 from snapfs.errors import Invalid, NotADirectory, NotFound
 from snapfs.format import keys, records
 from snapfs.format.records import Inode
-from snapfs.types import PATH_BYTES_MAX, Ino
+from snapfs.types import PAGE_BYTES, PATH_BYTES_MAX, Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
 from snapfs.volume.names import IsOpen
 from snapfs.volume.touched import Touched
+
+_PUTS_PER_EXTENT: Final = 3
+"""The extent, its entry in ``changes``, the block's references."""
 
 
 def split_path(path: str) -> list[bytes]:
@@ -165,6 +169,8 @@ class Restore:
     def _copy(self, old: Inode, parent: Ino, name: bytes) -> Ino:
         """A new inode with the snapshot's attributes, xattrs, target and blocks."""
         core, head = self._core, self._head
+        extents = list(core.tree.scan(self._source, keys.extents(old.ino, old.fork)))
+        core.admit(len(extents) * _PUTS_PER_EXTENT * PAGE_BYTES)
         if stat.S_ISLNK(old.mode):
             target = self._files.readlink(self._source, old.ino)
             made = self._files.symlink(head, parent, name, target, uid=old.uid, gid=old.gid)
@@ -172,8 +178,7 @@ class Restore:
             made = self._files.mknod(
                 head, parent, name, mode=old.mode, uid=old.uid, gid=old.gid, rdev=old.rdev
             )
-        prefix = keys.extents(old.ino, old.fork)
-        for subject, _, payload in list(core.tree.scan(self._source, prefix)):
+        for subject, _, payload in extents:
             offset = keys.split_extent(subject)[1]
             core.blocks.adjust(records.decode_extent(payload)[1], +1)
             core.tree.put(head, keys.extent(made.ino, made.fork, offset), payload)

@@ -120,9 +120,10 @@ class Writeback:
         file = self._files.get((view.volume_id, ino))
         if file is None:
             file = self._files[view.volume_id, ino] = DirtyFile(view, ino)
-        before = file.runs.total_bytes
+        before, runs = file.runs.total_bytes, len(file.runs.offsets)
         file.runs.write(offset, data)
         self._core.dirty_bytes += file.runs.total_bytes - before
+        self._core.dirty_runs += len(file.runs.offsets) - runs
         if self._core.dirty_bytes > FLUSH_BYTES:
             self.wanted.set()
 
@@ -193,6 +194,8 @@ class Writeback:
                 for file in chosen:  # empty unless something failed
                     self._give_back(file)
                 self._core.dirty_bytes = sum(file.total_bytes for file in self._files.values())
+                self._core.dirty_runs = sum(len(file.runs.offsets) for file in self._files.values())
+                self._core.forget_free_space()  # what was dirty has taken it
 
     def _give_back(self, file: DirtyFile) -> None:
         taken, file.taken = file.taken, None
@@ -249,31 +252,34 @@ class Writeback:
     def _apply(self, file: DirtyFile, chunks: list[Chunk], rest: list[Chunk], placed: dict[bytes, Placed]) -> None:
         """Give the file its new extents, in one piece."""
         core, view, limit = self._core, file.view, file.limit
-        file.taken = None
+        try:
+            inode = before = core.inode(view, file.ino)
+        except NotFound:
+            file.taken, file.runs = None, Runs()
+            self._forget_if_clean(file)
+            return
+        try:
+            for group in _touching([chunk for chunk in chunks if chunk.offset < limit]):
+                # Blocks are looked up again, group by group: one that was known may have lost its last reference
+                # meanwhile, also to the group before.
+                extents = [
+                    Extent(c.offset, min(len(c.data), limit - c.offset), self._block(c, placed), 0) for c in group
+                ]
+                start, end = extents[0].offset, extents[-1].end
+                old = core.extents(view, inode, start, end)
+                plan = plan_write([extent for extent, _ in old], extents, start, end)
+                core.apply(view, inode, old, plan)
+                inode = msgspec.structs.replace(
+                    inode, size=max(inode.size, end), allocated_bytes=inode.allocated_bytes + plan.covered_bytes
+                )
+        finally:  # also when a block could not be stored: the groups before it are in place
+            if inode is not before:
+                core.put_inode(view, inode)
+        file.taken = None  # only now: until here a failure gives all of it back
         for chunk in rest:
             if chunk.offset < limit:
                 file.runs.write_under(chunk.offset, bytes(chunk.data[: limit - chunk.offset]))
-        try:
-            inode = core.inode(view, file.ino)
-        except NotFound:
-            file.runs = Runs()
-            self._forget_if_clean(file)
-            return
         self._forget_if_clean(file)
-        groups = _touching([chunk for chunk in chunks if chunk.offset < limit])
-        for group in groups:
-            # Blocks are looked up again, group by group: one that was known may have lost its last reference
-            # meanwhile, also to the group before.
-            extents = [Extent(c.offset, min(len(c.data), limit - c.offset), self._block(c, placed), 0) for c in group]
-            start, end = extents[0].offset, extents[-1].end
-            old = core.extents(view, inode, start, end)
-            plan = plan_write([extent for extent, _ in old], extents, start, end)
-            core.apply(view, inode, old, plan)
-            inode = msgspec.structs.replace(
-                inode, size=max(inode.size, end), allocated_bytes=inode.allocated_bytes + plan.covered_bytes
-            )
-        if groups:
-            core.put_inode(view, inode)
 
     def _block(self, chunk: Chunk, placed: dict[bytes, Placed]) -> BlockId:
         """The chunk's block, with its entry in the index."""

@@ -10,6 +10,7 @@ import pytest
 from snapfs.errors import Corrupt, IOFailure, NoSpace
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import BROKEN, FULL, FaultyDisk
+from snapfs.types import BlockId
 
 WRITING = ["segment.append", "segment.open", "segment.create", "segment.header", "segment.directory"]
 
@@ -68,6 +69,56 @@ def test_data_that_was_synced_survives_a_full_disk(engine: EngineSubject, disk: 
     disk.failing.clear()
     engine.crash()
     assert engine.tree("data")[b"f",].content == first
+
+
+def test_what_does_not_need_the_full_disk_is_committed(engine: EngineSubject, disk: FaultyDisk) -> None:
+    """One file that cannot be stored must not keep everything else from being durable."""
+    engine.make("data", (b"made",), "directory", 0o755)
+    engine.write("data", (b"f",), 0, random.randbytes(100_000))
+    disk.failing["segment.append"] = FULL
+    with pytest.raises(NoSpace):
+        engine.run(engine.lake.sync)
+    disk.failing.clear()
+    engine.crash()
+    assert (b"made",) in engine.tree("data")
+
+
+def test_a_failed_append_leaves_no_bytes_behind(engine: EngineSubject, disk: FaultyDisk) -> None:
+    engine.flush()
+    engine.write("data", (b"f",), 0, random.randbytes(100_000))
+    engine.flush()
+    segments = engine.path / "segments"
+    before = sum(path.stat().st_size for path in segments.iterdir())
+    engine.write("data", (b"f",), 0, random.randbytes(2_000_000))
+    disk.failing["segment.append"], disk.torn = FULL, {"segment.append"}
+    with pytest.raises(NoSpace):
+        engine.flush()
+    assert sum(path.stat().st_size for path in segments.iterdir()) == before
+    disk.failing.clear()
+    disk.torn.clear()
+
+
+def test_a_block_that_cannot_be_stored_at_the_last_moment_stays_dirty(
+    engine: EngineSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known when the flush was planned, gone when it is applied, and then the disk is full."""
+    blocks, data = engine.lake.core.blocks, random.randbytes(1000)
+    engine.write("data", (b"f",), 0, data)
+    answers = iter([BlockId(1), BlockId(0)])
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "known", lambda _: next(answers))
+
+        def pack(chunks: list[object]) -> list[object]:
+            if chunks:
+                raise NoSpace("full")
+            return []
+
+        patch.setattr(blocks, "pack", pack)
+        with pytest.raises(NoSpace):
+            engine.flush()
+    assert engine.tree("data")[b"f",].content == data
+    engine.snapshot("data", "whole")
+    assert engine.tree("data", "whole")[b"f",].content == data
 
 
 def test_a_sync_that_fails_is_final(engine: EngineSubject, disk: FaultyDisk) -> None:
