@@ -34,7 +34,7 @@ def command(store: str, mountpoint: str, foreground: bool, allow_other: bool, xa
         daemon.run(Path(store), Path(mountpoint), allow_other=allow_other, xattrs=xattrs)
         return
     pid = daemon.start(Path(store), Path(mountpoint), allow_other=allow_other, xattrs=xattrs)
-    store, mountpoint = str(Path(store).absolute()), str(Path(mountpoint).absolute())
+    store, mountpoint = str(Path(store).resolve()), str(Path(mountpoint).resolve())
     if as_json:
         output.document({"store": store, "mountpoint": mountpoint, "pid": pid})
     else:

@@ -25,7 +25,7 @@ def command(mountpoint: str, as_json: bool) -> None:
     from snapfs import daemon
 
     daemon.stop(Path(mountpoint))
-    mountpoint = str(Path(mountpoint).absolute())
+    mountpoint = str(Path(mountpoint).resolve())
     if as_json:
         output.document({"mountpoint": mountpoint})
     else:
