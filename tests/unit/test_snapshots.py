@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 import trio
@@ -16,16 +15,6 @@ from snapfs.testing.engine import EngineSubject, nothing_open
 
 COMMIT = "ab12" + "0" * 36
 OTHER = "ab34" + "0" * 36
-
-
-@pytest.fixture
-def engine(tmp_path: Path):
-    subject = EngineSubject(tmp_path / "store")
-    subject.create_volume("data")
-    subject.make("data", (b"f",), "file", 0o644)
-    yield subject
-    assert subject.fsck() == []
-    subject.close()
 
 
 def resolved(engine: EngineSubject, ref: str) -> str:

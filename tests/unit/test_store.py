@@ -20,16 +20,6 @@ from snapfs.volume.lake import Lake
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture
-def engine(tmp_path: Path):
-    subject = EngineSubject(tmp_path / "store")
-    subject.create_volume("data")
-    subject.make("data", (b"f",), "file", 0o644)
-    yield subject
-    assert subject.fsck() == []
-    subject.close()
-
-
 def written(engine: EngineSubject, offset: int, data: bytes, path: bytes = b"f") -> int:
     """By how much the store grows."""
     before = engine.stored_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 import trio
@@ -11,16 +10,6 @@ import trio.testing
 
 from snapfs.errors import SnapfsError
 from snapfs.testing.engine import EngineSubject
-
-
-@pytest.fixture
-def engine(tmp_path: Path):
-    subject = EngineSubject(tmp_path / "store")
-    subject.create_volume("data")
-    subject.make("data", (b"f",), "file", 0o644)
-    yield subject
-    assert subject.fsck() == []
-    subject.close()
 
 
 def content(engine: EngineSubject) -> bytes:
