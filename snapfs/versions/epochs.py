@@ -129,9 +129,6 @@ class Epochs:
         self._put(epoch)
         return epoch
 
-    def exists(self, epoch: Epoch) -> bool:
-        return epoch in self._parent
-
     def all(self) -> list[Epoch]:
         return sorted(self._parent)
 

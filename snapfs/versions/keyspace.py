@@ -103,11 +103,11 @@ class Snapshotted:
                 return True
         return bool(cursor.set_range(subject + _PAST))
 
-    def changes(self, epoch: Epoch, prefix: bytes = b"", after: bytes = b"") -> Iterator[bytes]:
-        """Subjects with the prefix that have a version at the epoch, in order, those greater than ``after``."""
+    def changes(self, epoch: Epoch, prefix: bytes = b"") -> Iterator[bytes]:
+        """Subjects with the prefix that have a version at the epoch, in order."""
         cursor = self._source.cursor("changes")
         head = keys.u64(epoch)
-        found = cursor.set_range(head + max(prefix, after + b"\0" if after else b""))
+        found = cursor.set_range(head + prefix)
         while found:
             key = cursor.key()
             if not key.startswith(head + prefix):

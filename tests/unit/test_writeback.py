@@ -42,9 +42,8 @@ def test_more_than_may_be_dirty_in_one_write(engine: EngineSubject, monkeypatch:
     assert content(engine) == data
 
 
-def test_truncation_and_writes_during_a_flush(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flush is under way in its thread while the file changes."""
-    data = random.randbytes(300_000)
+def stopped_in_its_thread(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Flushes wait in their worker thread until the event is set."""
     again = trio.Event()
     real = engine.lake.core.blocks.pack
 
@@ -54,6 +53,13 @@ def test_truncation_and_writes_during_a_flush(engine: EngineSubject, monkeypatch
         return real(chunks)
 
     monkeypatch.setattr(engine.lake.core.blocks, "pack", pack)
+    return again
+
+
+def test_truncation_and_writes_during_a_flush(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flush is under way in its thread while the file changes."""
+    data = random.randbytes(300_000)
+    again = stopped_in_its_thread(engine, monkeypatch)
 
     async def play() -> None:
         view, ino = engine._resolve("data", (b"f",))
@@ -77,15 +83,7 @@ def test_truncation_and_writes_during_a_flush(engine: EngineSubject, monkeypatch
 
 
 def test_a_file_unlinked_during_a_flush(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = trio.Event()
-    real = engine.lake.core.blocks.pack
-
-    def pack(chunks):
-        if not again.is_set():
-            trio.from_thread.run(again.wait)
-        return real(chunks)
-
-    monkeypatch.setattr(engine.lake.core.blocks, "pack", pack)
+    again = stopped_in_its_thread(engine, monkeypatch)
 
     async def play() -> None:
         view, ino = engine._resolve("data", (b"f",))
