@@ -52,7 +52,7 @@ def make_repository(tree: Path, files: int) -> None:
 
 async def snapshot(store: Path, name: str) -> None:
     async with harness.opened(store) as (_, service):
-        await service.snapshot_create(volume=VOLUME, name=name)
+        await service.create_snapshot(volume=VOLUME, name=name)
 
 
 def check(mounted: Mounted, tree: Path, changed: int) -> None:

@@ -52,7 +52,7 @@ async def build(store: Path, snapshots: int, *, each: bool) -> None:
             await lake.files.write(volume.head, inos[number % len(inos)], 0, noise.randbytes(PAGE_BYTES))
             await lake.writeback.flush()
             if each or number == snapshots - 1:
-                await service.snapshot_create(volume=VOLUME, name=f"s{number}")
+                await service.create_snapshot(volume=VOLUME, name=f"s{number}")
 
 
 def walk(lake: Lake, view: View, root: Ino) -> list[tuple[Ino, bytes, Ino]]:
@@ -122,7 +122,7 @@ class Snapshotting:
         ino = walk(self._lake, volume.head, volume.root)[0][2]
         await self._lake.files.write(volume.head, ino, 0, os.urandom(PAGE_BYTES))
         name = f"e{next(self._numbers)}"
-        return await harness.timed_async(partial(self._service.snapshot_create, volume=VOLUME, name=name))
+        return await harness.timed_async(partial(self._service.create_snapshot, volume=VOLUME, name=name))
 
 
 class Mount:

@@ -59,7 +59,7 @@ class Repository:
 
 async def snapshot(store: Path) -> None:
     async with harness.opened(store) as (_, service):
-        await service.snapshot_create(volume=VOLUME, name="base")
+        await service.create_snapshot(volume=VOLUME, name="base")
 
 
 def body(report: Report, options: Options, place: Path) -> None:

@@ -56,7 +56,7 @@ class Engine:
             await self._lake.files.write(view, ino, 0, os.urandom(PAYLOAD_BYTES))
 
     async def create(self, name: str) -> None:
-        await self._service.snapshot_create(volume=VOLUME, name=name)
+        await self._service.create_snapshot(volume=VOLUME, name=name)
 
     async def snapshot(self) -> float:
         await self.change(range(1))

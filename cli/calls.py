@@ -10,23 +10,23 @@ from snapfs import api
 from snapfs.rpc.client import Client
 
 RESULTS: Final[dict[str, Any]] = {
-    "info": api.StoreInfo,
-    "volume_create": api.Volume,
-    "volume_list": list[api.Volume],
-    "volume_remove": type(None),
-    "snapshot_create": api.Snapshot,
-    "snapshot_list": list[api.Snapshot],
-    "snapshot_get": api.Snapshot,
-    "snapshot_log": list[api.Snapshot],
-    "snapshot_rename": api.Snapshot,
-    "snapshot_remove": type(None),
-    "snapshot_carry": api.Carried,
+    "get_store": api.StoreInfo,
+    "create_volume": api.Volume,
+    "list_volumes": list[api.Volume],
+    "delete_volume": type(None),
+    "create_snapshot": api.Snapshot,
+    "list_snapshots": list[api.Snapshot],
+    "get_snapshot": api.Snapshot,
+    "list_ancestry": list[api.Snapshot],
+    "rename_snapshot": api.Snapshot,
+    "delete_snapshot": type(None),
+    "carry_snapshots": api.Carried,
     "diff": api.Change,
     "status": api.Change,
     "checkout": api.Checkout,
     "restore": api.Restored,
     "clone": api.Volume,
-    "fsck": api.CheckReport,
+    "check_store": api.CheckReport,
 }
 """Type of each method's answer (of one item, for a stream).  Kept beside the service, not read from it:
 importing the
@@ -42,22 +42,22 @@ class Calls:
     def _call(self, method: str, **params: Any) -> Any:
         return self._client.call(method, RESULTS[method], **params)
 
-    def info(self) -> api.StoreInfo:
-        answer: api.StoreInfo = self._call("info")
+    def get_store(self) -> api.StoreInfo:
+        answer: api.StoreInfo = self._call("get_store")
         return answer
 
-    def volume_create(self, *, name: str) -> api.Volume:
-        answer: api.Volume = self._call("volume_create", name=name)
+    def create_volume(self, *, name: str) -> api.Volume:
+        answer: api.Volume = self._call("create_volume", name=name)
         return answer
 
-    def volume_list(self) -> list[api.Volume]:
-        answer: list[api.Volume] = self._call("volume_list")
+    def list_volumes(self) -> list[api.Volume]:
+        answer: list[api.Volume] = self._call("list_volumes")
         return answer
 
-    def volume_remove(self, *, name: str, snapshots: bool = False) -> None:
-        self._call("volume_remove", name=name, snapshots=snapshots)
+    def delete_volume(self, *, name: str, snapshots: bool = False) -> None:
+        self._call("delete_volume", name=name, snapshots=snapshots)
 
-    def snapshot_create(
+    def create_snapshot(
         self,
         *,
         volume: str,
@@ -67,31 +67,31 @@ class Calls:
         git: api.GitCommit | None = None,
     ) -> api.Snapshot:
         answer: api.Snapshot = self._call(
-            "snapshot_create", volume=volume, name=name, message=message, meta=meta, git=git
+            "create_snapshot", volume=volume, name=name, message=message, meta=meta, git=git
         )
         return answer
 
-    def snapshot_list(self, *, volume: str = "") -> list[api.Snapshot]:
-        answer: list[api.Snapshot] = self._call("snapshot_list", volume=volume)
+    def list_snapshots(self, *, volume: str = "") -> list[api.Snapshot]:
+        answer: list[api.Snapshot] = self._call("list_snapshots", volume=volume)
         return answer
 
-    def snapshot_get(self, *, volume: str, snapshot: str) -> api.Snapshot:
-        answer: api.Snapshot = self._call("snapshot_get", volume=volume, snapshot=snapshot)
+    def get_snapshot(self, *, volume: str, snapshot: str) -> api.Snapshot:
+        answer: api.Snapshot = self._call("get_snapshot", volume=volume, snapshot=snapshot)
         return answer
 
-    def snapshot_log(self, *, volume: str, snapshot: str = "") -> list[api.Snapshot]:
-        answer: list[api.Snapshot] = self._call("snapshot_log", volume=volume, snapshot=snapshot)
+    def list_ancestry(self, *, volume: str, snapshot: str = "") -> list[api.Snapshot]:
+        answer: list[api.Snapshot] = self._call("list_ancestry", volume=volume, snapshot=snapshot)
         return answer
 
-    def snapshot_rename(self, *, volume: str, snapshot: str, name: str) -> api.Snapshot:
-        answer: api.Snapshot = self._call("snapshot_rename", volume=volume, snapshot=snapshot, name=name)
+    def rename_snapshot(self, *, volume: str, snapshot: str, name: str) -> api.Snapshot:
+        answer: api.Snapshot = self._call("rename_snapshot", volume=volume, snapshot=snapshot, name=name)
         return answer
 
-    def snapshot_remove(self, *, volume: str, snapshot: str) -> None:
-        self._call("snapshot_remove", volume=volume, snapshot=snapshot)
+    def delete_snapshot(self, *, volume: str, snapshot: str) -> None:
+        self._call("delete_snapshot", volume=volume, snapshot=snapshot)
 
-    def snapshot_carry(self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]) -> api.Carried:
-        answer: api.Carried = self._call("snapshot_carry", volume=volume, rewritten=list(rewritten))
+    def carry_snapshots(self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]) -> api.Carried:
+        answer: api.Carried = self._call("carry_snapshots", volume=volume, rewritten=list(rewritten))
         return answer
 
     def diff(self, *, volume: str, snapshot: str, other_volume: str = "", other: str = "") -> Iterator[api.Change]:
@@ -116,5 +116,5 @@ class Calls:
         answer: api.Volume = self._call("clone", volume=volume, snapshot=snapshot, name=name)
         return answer
 
-    def fsck(self, *, progress: Callable[[int, int], None] | None = None) -> api.CheckReport:
-        return self._client.call("fsck", api.CheckReport, progress=progress)
+    def check_store(self, *, progress: Callable[[int, int], None] | None = None) -> api.CheckReport:
+        return self._client.call("check_store", api.CheckReport, progress=progress)

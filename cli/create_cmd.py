@@ -70,7 +70,7 @@ def command(
                 raise NotFound("no git repository around the current directory", hint="--git-commit needs one")
             facts = place.repository.facts_of(revision)
         chosen = place.volume(calls, volume)
-        made = calls.snapshot_create(volume=chosen, name=name, message=message, meta=recorded, git=facts)
+        made = calls.create_snapshot(volume=chosen, name=name, message=message, meta=recorded, git=facts)
     if as_json:
         output.document(made)
     else:

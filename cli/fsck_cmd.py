@@ -50,7 +50,7 @@ def command(context: click.Context, path: str, store: str, as_json: bool) -> int
     if path and store and context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("name the store once")
     with opened(path or store) as (_, calls), progress_bar() as progress:
-        report = calls.fsck(progress=progress)
+        report = calls.check_store(progress=progress)
     if as_json:
         output.document(report)
     else:

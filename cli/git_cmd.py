@@ -71,7 +71,7 @@ def install(volume: str, store: str, as_json: bool) -> None:
     repository = _repository()
     with opened(store) as (place, calls):
         chosen = place.volume(calls, volume)
-        calls.snapshot_list(volume=chosen)  # refuses a volume that is not there
+        calls.list_snapshots(volume=chosen)  # refuses a volume that is not there
         path = place.store.resolve()
     directory = repository.hooks_directory()
     hooks.install(directory, own_executable())
@@ -145,11 +145,11 @@ def _data_state(repository: Repository, store: Path, volume: str) -> str:
     try:
         head = repository.resolve("HEAD")
         with connected(store) as calls:
-            bases = [entry.parent for entry in calls.volume_list() if entry.name == volume]
+            bases = [entry.parent for entry in calls.list_volumes() if entry.name == volume]
             if not bases:
                 return f"the store has no volume {output.quote(volume)}"
             try:
-                calls.snapshot_get(volume=volume, snapshot=head)
+                calls.get_snapshot(volume=volume, snapshot=head)
             except errors.NotFound:
                 return f"no snapshot of HEAD ({short(head)})"
         place = "in place" if commit_of(bases[0]) == head else "not in place (snap git sync)"

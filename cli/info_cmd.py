@@ -21,7 +21,7 @@ def command(store: str, as_json: bool) -> None:
     from .session import opened
 
     with opened(store) as (_, calls):
-        info = calls.info()
+        info = calls.get_store()
     if as_json:
         output.document(info)
         return

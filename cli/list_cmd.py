@@ -52,7 +52,7 @@ def command(volume: str, all_volumes: bool, store: str, as_json: bool) -> None:
         raise click.UsageError("--all and a volume exclude each other")
     with opened(store) as (place, calls):
         chosen = "" if all_volumes else volume or place.implied_volume()
-        snapshots = calls.snapshot_list(volume=chosen)
+        snapshots = calls.list_snapshots(volume=chosen)
     if as_json:
         output.document(snapshots)
     else:

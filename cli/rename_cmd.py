@@ -25,7 +25,7 @@ def command(snapshot: str, new_name: str, store: str, as_json: bool) -> None:
     address = addresses.parse(snapshot)
     with opened(store) as (place, calls):
         volume, name = place.snapshot(calls, address)
-        renamed = calls.snapshot_rename(volume=volume, snapshot=name, name=new_name)
+        renamed = calls.rename_snapshot(volume=volume, snapshot=name, name=new_name)
     if as_json:
         output.document(renamed)
     else:

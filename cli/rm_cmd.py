@@ -26,8 +26,8 @@ def command(snapshot: str, store: str, as_json: bool) -> None:
     address = addresses.parse(snapshot)
     with opened(store) as (place, calls):
         volume, name = place.snapshot(calls, address)
-        found = calls.snapshot_get(volume=volume, snapshot=name)
-        calls.snapshot_remove(volume=volume, snapshot=found.name)
+        found = calls.get_snapshot(volume=volume, snapshot=name)
+        calls.delete_snapshot(volume=volume, snapshot=found.name)
     if as_json:
         output.document({"removed": f"{found.volume}@{found.name}"})
     else:

@@ -113,7 +113,7 @@ class Place:
         known = given or self.implied_volume()
         if known:
             return known
-        names = [volume.name for volume in calls.volume_list()]
+        names = [volume.name for volume in calls.list_volumes()]
         if len(names) == 1:
             return names[0]
         if not names:

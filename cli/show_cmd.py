@@ -24,7 +24,7 @@ def command(snapshot: str, store: str, as_json: bool) -> None:
     address = addresses.parse(snapshot)
     with opened(store) as (place, calls):
         volume, name = place.snapshot(calls, address)
-        found = calls.snapshot_get(volume=volume, snapshot=name)
+        found = calls.get_snapshot(volume=volume, snapshot=name)
     if as_json:
         output.document(found)
         return

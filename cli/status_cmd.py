@@ -28,7 +28,7 @@ def command(volume: str, store: str, as_json: bool) -> None:
     with opened(store) as (place, calls):
         chosen = place.volume(calls, volume)
         if not as_json:
-            parents = [entry.parent for entry in calls.volume_list() if entry.name == chosen]
+            parents = [entry.parent for entry in calls.list_volumes() if entry.name == chosen]
             if parents:
                 base = f"since {output.short_address(parents[0])}" if parents[0] else "no snapshot yet"
                 output.line(f"{output.quote(chosen)}: {base}")

@@ -34,7 +34,7 @@ def create(name: str, store: str, as_json: bool) -> None:
     from .session import opened
 
     with opened(store) as (_, calls):
-        made = calls.volume_create(name=name)
+        made = calls.create_volume(name=name)
     if as_json:
         output.document(made)
     else:
@@ -56,7 +56,7 @@ def list_volumes(store: str, as_json: bool) -> None:
     from .session import opened
 
     with opened(store) as (_, calls):
-        volumes = calls.volume_list()
+        volumes = calls.list_volumes()
     if as_json:
         output.document(volumes)
         return
@@ -87,7 +87,7 @@ def remove(name: str, snapshots: bool, store: str, as_json: bool) -> None:
     from .session import opened
 
     with opened(store) as (_, calls):
-        calls.volume_remove(name=name, snapshots=snapshots)
+        calls.delete_volume(name=name, snapshots=snapshots)
     if as_json:
         output.document({"removed": name})
     else:

@@ -64,7 +64,7 @@ class Service:
         self._lake = lake
         self._mounted = mounted
 
-    async def info(self) -> api.StoreInfo:
+    async def get_store(self) -> api.StoreInfo:
         lake = self._lake
         holder = layout.read_holder(lake.path)
         mounted = self._mounted is not None and holder is not None
@@ -86,16 +86,16 @@ class Service:
 
     # -- volumes
 
-    async def volume_create(self, *, name: str) -> api.Volume:
+    async def create_volume(self, *, name: str) -> api.Volume:
         """Raises Invalid, NameTooLong, AlreadyExists, NoSpace."""
         volume = self._lake.volumes.create(name, uid=os.getuid(), gid=os.getgid())
         await self._lake.commit()
         return self._volume(volume)
 
-    async def volume_list(self) -> list[api.Volume]:
+    async def list_volumes(self) -> list[api.Volume]:
         return [self._volume(volume) for volume in self._lake.volumes.all()]
 
-    async def volume_remove(self, *, name: str, snapshots: bool = False) -> None:
+    async def delete_volume(self, *, name: str, snapshots: bool = False) -> None:
         """Remove a volume; with ``snapshots`` also its snapshots and what its head holds.
 
         Raises:
@@ -114,7 +114,7 @@ class Service:
 
     # -- snapshots
 
-    async def snapshot_create(
+    async def create_snapshot(
         self,
         *,
         volume: str,
@@ -157,16 +157,16 @@ class Service:
         old = (lake.snapshots.view(record), record.root) if record else None
         return compare(lake.core, lake.core.tree, old, (volume.head, volume.root)).any()
 
-    async def snapshot_list(self, *, volume: str = "") -> list[api.Snapshot]:
+    async def list_snapshots(self, *, volume: str = "") -> list[api.Snapshot]:
         """Oldest first; of all volumes if ``volume`` is empty."""
         volumes = [self._lake.volumes.get(volume)] if volume else self._lake.volumes.all()
         found = [self._snapshot(v, record) for v in volumes for record in self._lake.snapshots.all(v)]
         return sorted(found, key=lambda snapshot: snapshot.created_ns)
 
-    async def snapshot_get(self, *, volume: str, snapshot: str) -> api.Snapshot:
+    async def get_snapshot(self, *, volume: str, snapshot: str) -> api.Snapshot:
         return self._snapshot(*self._find(volume, snapshot))
 
-    async def snapshot_log(self, *, volume: str, snapshot: str = "") -> list[api.Snapshot]:
+    async def list_ancestry(self, *, volume: str, snapshot: str = "") -> list[api.Snapshot]:
         """Ancestry, newest first, of the snapshot or, if empty, of the head (across clones: an ancestor may be
         another volume's)."""
         target = self._lake.volumes.get(volume)
@@ -178,17 +178,17 @@ class Service:
                 found.append(self._snapshot(owner, record))
         return found
 
-    async def snapshot_rename(self, *, volume: str, snapshot: str, name: str) -> api.Snapshot:
+    async def rename_snapshot(self, *, volume: str, snapshot: str, name: str) -> api.Snapshot:
         owner, record = self._find(volume, snapshot)
         record = self._lake.snapshots.rename(owner, record, name)
         await self._lake.commit()
         return self._snapshot(owner, record)
 
-    async def snapshot_remove(self, *, volume: str, snapshot: str) -> None:
+    async def delete_snapshot(self, *, volume: str, snapshot: str) -> None:
         self._lake.snapshots.remove(*self._find(volume, snapshot))
         await self._lake.commit()
 
-    async def snapshot_carry(
+    async def carry_snapshots(
         self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]
     ) -> api.Carried:
         """For each (old commit ID, new commit): a snapshot of the new commit with the old one's data, unless the
@@ -361,7 +361,7 @@ class Service:
 
     # -- checking
 
-    async def fsck(self, *, progress: Callable[[int, int], None] | None = None) -> api.CheckReport:
+    async def check_store(self, *, progress: Callable[[int, int], None] | None = None) -> api.CheckReport:
         """Check every invariant and every byte of the store as of now; changes nothing."""
         await self._push()
         await self._lake.sync()

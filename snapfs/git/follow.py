@@ -41,13 +41,13 @@ _NUMBERED: Final = re.compile(r"([0-9a-f]{40,64})(\.[0-9]+)?")
 class Store(Protocol):
     """What following needs of a store, over either transport."""
 
-    def volume_list(self) -> list[api.Volume]: ...
+    def list_volumes(self) -> list[api.Volume]: ...
 
-    def snapshot_get(self, *, volume: str, snapshot: str) -> api.Snapshot: ...
+    def get_snapshot(self, *, volume: str, snapshot: str) -> api.Snapshot: ...
 
-    def snapshot_create(self, *, volume: str, git: api.GitCommit | None = None) -> api.Snapshot: ...
+    def create_snapshot(self, *, volume: str, git: api.GitCommit | None = None) -> api.Snapshot: ...
 
-    def snapshot_carry(self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]) -> api.Carried: ...
+    def carry_snapshots(self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]) -> api.Carried: ...
 
     def checkout(self, *, volume: str, snapshot: str, unsaved: api.Save, label: str = "") -> api.Checkout: ...
 
@@ -152,14 +152,14 @@ class Follower:
 
     def _snapshot(self, commit: Commit) -> api.Snapshot:
         facts = self._repository.facts(commit)
-        made = self._store.snapshot_create(volume=self._volume, git=facts)
+        made = self._store.create_snapshot(volume=self._volume, git=facts)
         name = made.name.replace(commit.id, short(commit.id))
         self._say(f"{self._volume}@{name} holds this commit's data{'' if made.created else ' already'}")
         return made
 
     def _base(self) -> str:
         """``volume@snapshot`` on which the head stands; empty if on none."""
-        for volume in self._store.volume_list():
+        for volume in self._store.list_volumes():
             if volume.name == self._volume:
                 return volume.parent
         raise errors.NotFound(f"there is no volume {self._volume!r}", hint="snap git install --volume NAME")
@@ -235,7 +235,7 @@ class Follower:
         rewritten = [(old, self._repository.facts(commits[new], work=work)) for old, new in changed if new in commits]
         carried: list[str] = []
         for part in _batches(rewritten):
-            answer = self._store.snapshot_carry(volume=self._volume, rewritten=part)
+            answer = self._store.carry_snapshots(volume=self._volume, rewritten=part)
             carried += [snapshot.git.commit for snapshot in answer.carried if snapshot.git is not None]
         known = set(carried)
         wanted = dict.fromkeys(new for _, new in changed)
@@ -243,7 +243,7 @@ class Follower:
 
     def _has(self, commit: str) -> bool:
         try:
-            self._store.snapshot_get(volume=self._volume, snapshot=commit)
+            self._store.get_snapshot(volume=self._volume, snapshot=commit)
         except errors.NotFound:
             return False
         return True

@@ -119,19 +119,19 @@ class EngineSubject:
     # -- versions
 
     def create_volume(self, name: str) -> None:
-        self.run(lambda: self.service.volume_create(name=name))
+        self.run(lambda: self.service.create_volume(name=name))
 
     def remove_volume(self, name: str, *, snapshots: bool) -> None:
-        self.run(lambda: self.service.volume_remove(name=name, snapshots=snapshots))
+        self.run(lambda: self.service.delete_volume(name=name, snapshots=snapshots))
 
     def snapshot(self, volume: str, name: str) -> None:
-        self.run(lambda: self.service.snapshot_create(volume=volume, name=name))
+        self.run(lambda: self.service.create_snapshot(volume=volume, name=name))
 
     def remove_snapshot(self, volume: str, name: str) -> None:
-        self.run(lambda: self.service.snapshot_remove(volume=volume, snapshot=name))
+        self.run(lambda: self.service.delete_snapshot(volume=volume, snapshot=name))
 
     def rename_snapshot(self, volume: str, name: str, new: str) -> None:
-        self.run(lambda: self.service.snapshot_rename(volume=volume, snapshot=name, name=new))
+        self.run(lambda: self.service.rename_snapshot(volume=volume, snapshot=name, name=new))
 
     def clone(self, volume: str, name: str, new: str) -> None:
         self.run(lambda: self.service.clone(volume=volume, snapshot=name, name=new))
@@ -184,7 +184,7 @@ class EngineSubject:
         self._open()
 
     def fsck(self) -> list[str]:
-        report = self.run(self.service.fsck)
+        report = self.run(self.service.check_store)
         return [f"{finding.code}: {finding.message}" for finding in report.findings]
 
     def stored_bytes(self) -> int:

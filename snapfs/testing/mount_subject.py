@@ -127,20 +127,20 @@ class MountSubject:
         os.mkdir(self._path(name, ()), 0o755)
 
     def remove_volume(self, name: str, *, snapshots: bool) -> None:
-        self.call("volume_remove", object, name=name, snapshots=snapshots)
+        self.call("delete_volume", object, name=name, snapshots=snapshots)
 
     def remove_all(self) -> None:
-        for volume in self.call("volume_list", list[api.Volume]):
+        for volume in self.call("list_volumes", list[api.Volume]):
             self.remove_volume(volume.name, snapshots=True)
 
     def snapshot(self, volume: str, name: str) -> None:
-        self.call("snapshot_create", api.Snapshot, volume=volume, name=name)
+        self.call("create_snapshot", api.Snapshot, volume=volume, name=name)
 
     def remove_snapshot(self, volume: str, name: str) -> None:
-        self.call("snapshot_remove", object, volume=volume, snapshot=name)
+        self.call("delete_snapshot", object, volume=volume, snapshot=name)
 
     def rename_snapshot(self, volume: str, name: str, new: str) -> None:
-        self.call("snapshot_rename", api.Snapshot, volume=volume, snapshot=name, name=new)
+        self.call("rename_snapshot", api.Snapshot, volume=volume, snapshot=name, name=new)
 
     def clone(self, volume: str, name: str, new: str) -> None:
         self.call("clone", api.Volume, volume=volume, snapshot=name, name=new)
@@ -213,13 +213,13 @@ class MountSubject:
         self._remount()
 
     def fsck(self) -> list[str]:
-        report = self.call("fsck", api.CheckReport)
+        report = self.call("check_store", api.CheckReport)
         return [f"{finding.code}: {finding.message}" for finding in report.findings]
 
     def stored_bytes(self) -> int:
         """Once reclaiming, in the background, has come to an end: waits for 0."""
         deadline = time.monotonic() + _SECONDS_MAX
-        while (stored := self.call("info", api.StoreInfo).stored_bytes) and time.monotonic() < deadline:
+        while (stored := self.call("get_store", api.StoreInfo).stored_bytes) and time.monotonic() < deadline:
             time.sleep(0.01)
         return stored
 

@@ -71,7 +71,7 @@ class MountedStore:
             return channel.call(method, result, **params)
 
     def snapshot(self, name: str, **params: Any) -> api.Snapshot:
-        made: api.Snapshot = self.call("snapshot_create", api.Snapshot, volume="data", name=name, **params)
+        made: api.Snapshot = self.call("create_snapshot", api.Snapshot, volume="data", name=name, **params)
         return made
 
     def checkout(self, name: str, unsaved: api.Save = api.Save.DISCARD) -> api.Checkout:

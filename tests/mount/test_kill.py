@@ -112,7 +112,7 @@ def kill_and_come_back(one: MountedStore, turn: int, seconds: float) -> Load:
             assert (one.volume / name).read_bytes() in contents
     for name, known in load.snapshots.items():
         check(one.volume / ".snap" / name, known)
-    report = one.call("fsck", api.CheckReport)
+    report = one.call("check_store", api.CheckReport)
     assert report.findings == []
     return load
 
@@ -127,9 +127,9 @@ def test_kill(stores: Callable[..., MountedStore]) -> None:
         check(one.volume, load.synced)
     for load in loads[:-1]:
         for name in load.snapshots:
-            one.call("snapshot_remove", volume="data", snapshot=name)
+            one.call("delete_snapshot", volume="data", snapshot=name)
     check(one.volume, loads[-1].synced)
-    assert one.call("fsck", api.CheckReport).findings == []
+    assert one.call("check_store", api.CheckReport).findings == []
 
 
 @pytest.mark.soak
@@ -141,4 +141,4 @@ def test_kill_for_long(stores: Callable[..., MountedStore]) -> None:
     for turn in range(100):
         load = kill_and_come_back(one, turn, seed.uniform(0.05, 1.5))
         for name in list(load.snapshots)[::2]:
-            one.call("snapshot_remove", volume="data", snapshot=name)
+            one.call("delete_snapshot", volume="data", snapshot=name)

@@ -29,14 +29,14 @@ class TestVolumes:
     def test_directories_are_volumes(self, mounted) -> None:
         (mounted.root / "models").mkdir()
         assert sorted(os.listdir(mounted.root)) == ["data", "models"]
-        names = [volume.name for volume in mounted.call("volume_list", list[api.Volume])]
+        names = [volume.name for volume in mounted.call("list_volumes", list[api.Volume])]
         assert sorted(names) == ["data", "models"]
         (mounted.root / "models").rmdir()
         assert os.listdir(mounted.root) == ["data"]
 
     def test_volumes_made_through_the_channel_appear_at_once(self, mounted) -> None:
         assert not (mounted.root / "models").exists()
-        mounted.call("volume_create", name="models")
+        mounted.call("create_volume", name="models")
         assert (mounted.root / "models").is_dir()
         (mounted.root / "models" / "file").write_bytes(b"x")
         mounted.remount()
@@ -46,7 +46,7 @@ class TestVolumes:
         (mounted.root / "models").mkdir()
         with open(mounted.root / "models" / "file", "wb", 0) as file:
             (mounted.root / "models" / "file").unlink()
-            mounted.call("volume_remove", name="models")
+            mounted.call("delete_volume", name="models")
             with failing(errno.ESTALE):
                 file.write(b"x" * 10_000)
                 os.fsync(file.fileno())
@@ -217,12 +217,12 @@ class TestSnap:
         assert not (mounted.snap / "one").exists()
         mounted.snapshot("one")
         assert (mounted.snap / "one" / "file").exists()
-        mounted.call("snapshot_rename", volume="data", snapshot="one", name="two")
+        mounted.call("rename_snapshot", volume="data", snapshot="one", name="two")
         assert not (mounted.snap / "one").exists()
         assert (mounted.snap / "two" / "file").exists()
         inside = os.open(mounted.snap / "two", os.O_RDONLY)
         try:
-            mounted.call("snapshot_remove", volume="data", snapshot="two")
+            mounted.call("delete_snapshot", volume="data", snapshot="two")
             assert not (mounted.snap / "two").exists()
             assert os.listdir(mounted.snap) == []
             with failing(errno.ESTALE):
@@ -245,12 +245,12 @@ class TestSnap:
         assert os.listdir(copy / ".snap") == []
         assert (copy / ".snap" / "..").samefile(copy)
         (copy / "file").write_bytes(b"y")
-        mounted.call("snapshot_create", volume="copy", name="own")
+        mounted.call("create_snapshot", volume="copy", name="own")
         assert (copy / ".snap" / "own" / "file").read_bytes() == b"y"
         assert (mounted.snap / "one" / "file").read_bytes() == b"x"
         assert (mounted.volume / "file").read_bytes() == b"x"
         with pytest.raises(SnapfsError):
-            mounted.call("snapshot_get", volume="copy", snapshot="one")
+            mounted.call("get_snapshot", volume="copy", snapshot="one")
 
 
 def test_the_table_of_mounts_names_the_store(mounted) -> None:

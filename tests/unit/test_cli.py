@@ -451,7 +451,7 @@ def test_unknown_snapshots_suggest_near_ones(shell: Shell) -> None:
 def test_ambiguous_prefix(shell: Shell) -> None:
     with session.connected(shell.store) as store:
         for digit in "12":
-            store.snapshot_create(volume="data", git=api.GitCommit(commit="abcdef" + digit * 34))
+            store.create_snapshot(volume="data", git=api.GitCommit(commit="abcdef" + digit * 34))
     assert shell.json("show", "@abcdef1")["name"] == "abcdef" + "1" * 34
     assert "ambiguous" in shell.fails("show", "@abcdef", code=2)
 
@@ -549,7 +549,7 @@ def test_a_bug_is_one_line_too(
     def broken(_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(calls.Calls, "volume_list", broken)
+    monkeypatch.setattr(calls.Calls, "list_volumes", broken)
     assert "internal error" in shell.fails("volume", "list", code=70)
     monkeypatch.setenv("SNAPFS_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

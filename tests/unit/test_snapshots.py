@@ -23,7 +23,7 @@ def resolved(engine: EngineSubject, ref: str) -> str:
 
 def commit(engine: EngineSubject, number: str):
     return engine.run(
-        lambda: engine.service.snapshot_create(volume="data", git=GitCommit(commit=number, subject="work"))
+        lambda: engine.service.create_snapshot(volume="data", git=GitCommit(commit=number, subject="work"))
     )
 
 
@@ -166,7 +166,7 @@ def test_a_directory_renamed_over_another(engine: EngineSubject) -> None:
 class TestCarry:
     def carry(self, engine: EngineSubject, *pairs: tuple[str, str]):
         rewritten = [(old, GitCommit(commit=new)) for old, new in pairs]
-        return engine.run(lambda: engine.service.snapshot_carry(volume="data", rewritten=rewritten))
+        return engine.run(lambda: engine.service.carry_snapshots(volume="data", rewritten=rewritten))
 
     def test_a_rewritten_commit(self, engine: EngineSubject) -> None:
         engine.write("data", (b"f",), 0, b"then")
@@ -242,7 +242,7 @@ def test_a_snapshot_that_goes_while_somebody_waits(engine: EngineSubject) -> Non
         engine.snapshot("data", "one")
         engine.chmod("data", (b"g",), 0o600)
         before = engine.tree("data")
-        assert meanwhile(engine, waiting, lambda: service.snapshot_remove(volume="data", snapshot="one")) == [Stale]
+        assert meanwhile(engine, waiting, lambda: service.delete_snapshot(volume="data", snapshot="one")) == [Stale]
         assert engine.tree("data") == before
 
 
@@ -250,8 +250,8 @@ def test_a_volume_that_goes_while_a_snapshot_waits(engine: EngineSubject) -> Non
     service = engine.service
     assert meanwhile(
         engine,
-        lambda: service.snapshot_create(volume="data", name="one"),
-        lambda: service.volume_remove(name="data", snapshots=True),
+        lambda: service.create_snapshot(volume="data", name="one"),
+        lambda: service.delete_volume(name="data", snapshots=True),
     ) == [Stale]
     engine.reopen()
     assert engine.lake.volumes.names() == []
@@ -315,7 +315,7 @@ def test_an_unlinked_open_file_stays_out_of_heads_that_start_from_the_snapshot(e
     ino = files.lookup(volume.head, volume.root, b"temp").ino
     engine.write("data", (b"temp",), 0, bytes(range(256)) * 1000)
     files.unlink(volume.head, volume.root, b"temp", is_open=lambda _: True)
-    engine.run(lambda: engine.service.snapshot_create(volume="data", name="caught"))
+    engine.run(lambda: engine.service.create_snapshot(volume="data", name="caught"))
     engine.run(lambda: engine.service.clone(volume="data", snapshot="caught", name="copy"))
     engine.write("data", (b"f",), 0, b"unsaved")
     engine.run(lambda: engine.service.checkout(volume="data", snapshot="caught", unsaved=Save.DISCARD))

@@ -168,9 +168,9 @@ def test_tasks_that_write_truncate_and_snapshot_at_once(engine: EngineSubject) -
             for number in range(count):
                 nursery.start_soon(writer, number, random.Random(number), after)
             for turn in range(10):
-                await engine.service.snapshot_create(volume="data", name=f"s{turn}")
+                await engine.service.create_snapshot(volume="data", name=f"s{turn}")
                 if turn % 3 == 2:
-                    await engine.service.snapshot_remove(volume="data", snapshot=f"s{turn - 1}")
+                    await engine.service.delete_snapshot(volume="data", snapshot=f"s{turn - 1}")
         return after
 
     after = engine.run(play)
