@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test soak demo lint format bench lock clean
+.PHONY: help setup test soak demo lint format generate bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,6 +40,9 @@ lint: $(READY)  ## ruff, mypy, import-linter
 format: $(READY)  ## lay the code out
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+generate: $(READY)  ## what is made from other files: the stubs of proto/, the synchronous client
+	$(BIN)/python scripts/generate.py
 
 bench: $(READY)  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -36,8 +36,10 @@ BY_KIND: Final[dict[Kind, int]] = {
     Kind.TOO_LARGE: 7,
     Kind.TOO_MANY_LINKS: 7,
     Kind.NOT_PERMITTED: 8,
+    Kind.UNAUTHENTICATED: 8,
     Kind.READ_ONLY: 8,
     Kind.UNSUPPORTED: 9,
+    Kind.CANCELLED: INTERRUPTED,
     Kind.IO: 10,
 }
 
@@ -51,7 +53,7 @@ Exit codes:
   5   busy or unavailable: store in use, no daemon answer, no /dev/fuse, no git
   6   corrupt store
   7   no space, or a limit reached
-  8   not permitted, or read-only
+  8   not permitted, no valid token, or read-only
   9   a format or protocol of another version
   10  the disk failed
   70  a bug in snapfs

@@ -1,7 +1,7 @@
 """What a user can ask for and gets back: plain records, the same in-process and over a socket.
 
-``msgspec`` turns them into JSON (the daemon's channel and the CLI's ``--json``) and checks types when
-they come in.  Times are nanoseconds since 1970 (``*_ns``), sizes are bytes (``*_bytes``).
+``msgspec`` turns them into the CLI's ``--json``; ``snapfs.rpc.convert`` into the messages of
+``proto/snapfs/v1``.  Times are nanoseconds since 1970 (``*_ns``), sizes are bytes (``*_bytes``).
 """
 
 from __future__ import annotations
@@ -52,6 +52,27 @@ class Snapshot(Record, frozen=True, kw_only=True):
     """The volume's head stands on it (and may have unsaved changes on top)."""
     created: bool = True
     """False in the answer to a create that found the same commit with the same data."""
+    tags: list[str] = []
+    """Further names, sorted."""
+
+
+class SnapshotFilter(Record, frozen=True, kw_only=True):
+    """All that are given must hold."""
+
+    name_prefix: str = ""
+    commit: str = ""
+    """Full commit ID or a prefix of at least 4 digits."""
+    branch: str = ""
+    tag: str = ""
+    meta: dict[str, str] = {}
+    created_from_ns: int = 0
+    created_before_ns: int = 0
+
+
+class SnapshotPage(Record, frozen=True, kw_only=True):
+    snapshots: list[Snapshot]
+    next_page_token: str = ""
+    """Empty on the last page."""
 
 
 class ChangeKind(enum.StrEnum):
@@ -133,9 +154,19 @@ class StoreInfo(Record, frozen=True, kw_only=True):
     index_bytes: int
     disk_bytes: int
     """What the store's files occupy on the host file system."""
+    free_bytes: int = 0
+    """Free on the host file system."""
     mountpoint: str = ""
     pid: int = 0
     """Of the daemon; 0 when the store was opened directly."""
+    version: str = ""
+    """Of snapfs."""
+    uptime_seconds: int = 0
+    """Of the daemon."""
+    dirty_bytes: int = 0
+    """Accepted from programs, not yet flushed."""
+    failure: str = ""
+    """Why the store takes no more changes; empty when it does."""
 
 
 class Carried(Record, frozen=True, kw_only=True):
@@ -144,3 +175,144 @@ class Carried(Record, frozen=True, kw_only=True):
     carried: list[Snapshot]
     missing: list[str]
     """Old commit IDs that have no snapshot."""
+
+
+class EventKind(enum.StrEnum):
+    VOLUME_CREATED = "volume_created"
+    VOLUME_DELETED = "volume_deleted"
+    SNAPSHOT_CREATED = "snapshot_created"
+    SNAPSHOT_RENAMED = "snapshot_renamed"
+    SNAPSHOT_DELETED = "snapshot_deleted"
+    TAG_SET = "tag_set"
+    TAG_DELETED = "tag_deleted"
+    CHECKOUT = "checkout"
+    RESTORE = "restore"
+    WARNING = "warning"
+
+
+class Event(Record, frozen=True, kw_only=True):
+    sequence: int
+    """Grows from event to event, over restarts too."""
+    time_ns: int
+    kind: EventKind
+    volume: str = ""
+    """Empty for what concerns the store as a whole."""
+    snapshot: str = ""
+    commit: str = ""
+    message: str = ""
+    """The tag, a snapshot's old name, the snapshot a clone starts from; for a warning the text."""
+
+
+class Events(Record, frozen=True, kw_only=True):
+    """Some events in order."""
+
+    events: list[Event]
+    sequence: int
+    """All events up to this one were looked at: where to resume, also if none was wanted."""
+
+
+class OperationState(enum.StrEnum):
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class OperationError(Record, frozen=True, kw_only=True):
+    """Why an operation failed."""
+
+    kind: str
+    """Value of an ``errors.Kind``."""
+    message: str
+    hint: str = ""
+
+
+class Operation(Record, frozen=True, kw_only=True):
+    """Long work."""
+
+    id: str
+    kind: str
+    state: OperationState
+    done: int = 0
+    total: int = 0
+    """0 while it is not known."""
+    start_ns: int = 0
+    end_ns: int = 0
+    """0 while it runs."""
+    error: OperationError | None = None
+    check: CheckReport | None = None
+    """Result of a ``check``."""
+
+
+class Role(enum.StrEnum):
+    """What a caller may do; each may all that those before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class Caller(Record, frozen=True, kw_only=True):
+    """Who a call comes from."""
+
+    name: str
+    role: Role
+    volumes: list[str] = []
+    """May touch these only; empty: all."""
+
+
+class Token(Record, frozen=True, kw_only=True):
+    name: str
+    role: Role
+    volumes: list[str] = []
+    created_ns: int
+    expires_ns: int = 0
+    """0: never."""
+    revoked_ns: int = 0
+    """0: not revoked."""
+
+
+class NewToken(Record, frozen=True, kw_only=True):
+    token: Token
+    secret: str
+    """Told once."""
+
+
+class AuditEntry(Record, frozen=True, kw_only=True):
+    """A call that changed something or tried to."""
+
+    sequence: int
+    time_ns: int
+    caller: str
+    """Name of the token or certificate; ``owner`` or ``socket`` on the machine; empty for who was refused."""
+    peer: str
+    """An address, ``unix``, or ``local`` for a command without a daemon."""
+    method: str
+    request: str
+    """In JSON, without secrets."""
+    result: str
+    """``OK``, or the kind of the error."""
+
+
+class Setting(Record, frozen=True, kw_only=True):
+    name: str
+    """``table.name``, as in the configuration file."""
+    value: str
+    """As TOML."""
+    default_value: str
+    description: str
+    configured: bool = False
+    needs_restart: bool = False
+
+
+class Settings(Record, frozen=True, kw_only=True):
+    settings: list[Setting]
+    path: str
+
+
+class Reloaded(Record, frozen=True, kw_only=True):
+    """What a reload of the configuration changed: names of settings."""
+
+    applied: list[str]
+    waiting: list[str]
+    """Take effect when the daemon starts again."""

@@ -22,6 +22,7 @@ class Kind(enum.StrEnum):
     NAME_TOO_LONG = "name_too_long"
     INVALID = "invalid"
     NOT_PERMITTED = "not_permitted"
+    UNAUTHENTICATED = "unauthenticated"
     READ_ONLY = "read_only"
     CROSS_VOLUME = "cross_volume"
     TOO_MANY_LINKS = "too_many_links"
@@ -33,6 +34,7 @@ class Kind(enum.StrEnum):
     BUSY = "busy"
     UNAVAILABLE = "unavailable"
     UNSUPPORTED = "unsupported"
+    CANCELLED = "cancelled"
     CORRUPT = "corrupt"
     IO = "io"
 
@@ -85,6 +87,12 @@ class Invalid(SnapfsError):
 
 class NotPermitted(SnapfsError):
     kind = Kind.NOT_PERMITTED
+
+
+class Unauthenticated(SnapfsError):
+    """A caller that is not known: no token, a wrong one, one that expired or was revoked."""
+
+    kind = Kind.UNAUTHENTICATED
 
 
 class ReadOnly(SnapfsError):
@@ -143,6 +151,12 @@ class Unsupported(SnapfsError):
     """A format or protocol version that this program does not know."""
 
     kind = Kind.UNSUPPORTED
+
+
+class Cancelled(SnapfsError):
+    """Somebody asked for it to stop."""
+
+    kind = Kind.CANCELLED
 
 
 class Corrupt(SnapfsError):

@@ -28,6 +28,7 @@ ERRNOS: Final[dict[Kind, int]] = {
     Kind.NAME_TOO_LONG: errno.ENAMETOOLONG,
     Kind.INVALID: errno.EINVAL,
     Kind.NOT_PERMITTED: errno.EPERM,
+    Kind.UNAUTHENTICATED: errno.EACCES,
     Kind.READ_ONLY: errno.EROFS,
     Kind.CROSS_VOLUME: errno.EXDEV,
     Kind.TOO_MANY_LINKS: errno.EMLINK,
@@ -39,6 +40,7 @@ ERRNOS: Final[dict[Kind, int]] = {
     Kind.BUSY: errno.EBUSY,
     Kind.UNAVAILABLE: errno.EIO,
     Kind.UNSUPPORTED: errno.EOPNOTSUPP,
+    Kind.CANCELLED: errno.EINTR,
     Kind.CORRUPT: errno.EIO,
     Kind.IO: errno.EIO,
 }
