@@ -270,12 +270,14 @@ class Token(Record, frozen=True, kw_only=True):
     """0: never."""
     revoked_ns: int = 0
     """0: not revoked."""
+    certificate: bool = False
+    """Stands for the client certificate of this name; it has no secret."""
 
 
 class NewToken(Record, frozen=True, kw_only=True):
     token: Token
     secret: str
-    """Told once."""
+    """Told once; empty for a certificate."""
 
 
 class AuditEntry(Record, frozen=True, kw_only=True):

@@ -12,49 +12,28 @@ act in one step, let it go, commit, make the kernel forget.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final, Protocol
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing
 
-import msgspec
 import trio
 
-from snapfs import api
+from snapfs import __version__, api
 from snapfs.errors import Conflict, Invalid
 from snapfs.format.records import SnapshotRecord
 from snapfs.store import layout
 from snapfs.types import Ino
-from snapfs.versions.epochs import View
-from snapfs.versions.keyspace import Snapshotted
-from snapfs.volume.check import Check
-from snapfs.volume.compare import compare, detached
+from snapfs.volume import past
+from snapfs.volume.compare import compare
+from snapfs.volume.describe import Describe
+from snapfs.volume.events import Wanted
 from snapfs.volume.lake import Lake
+from snapfs.volume.listing import Listing
+from snapfs.volume.mounted import Mounted
+from snapfs.volume.once import Once
+from snapfs.volume.past import Progress
 from snapfs.volume.restore import Restore, split_path
 from snapfs.volume.volumes import Volume
-
-_UNSAVED: Final = "unsaved"
-_PROGRESS_SECONDS: Final = 0.1
-
-
-class Mounted(Protocol):
-    """What the service needs from a mount of the store; a store opened directly has none."""
-
-    async def push(self) -> None:
-        """Make the kernel hand over its dirty pages (syncfs)."""
-
-    def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
-        """Whether a file of the head that loses its last name is open and must stay until it is closed."""
-
-    def outdate(self, volume_id: int, touched: object) -> object:
-        """In the very step of a checkout or restore (no await between): what is open of what it touched goes
-        stale.  ``refresh`` must get the result."""
-
-    async def refresh(self, outdated: object) -> None:
-        """Make the kernel forget what a checkout or restore touched.  After the volume's writes are let go again:
-        the kernel waits for writes meanwhile, so while they are held it would wait for ever."""
-
-    async def volume_removed(self, name: str) -> None:
-        """Make the kernel forget the name of a volume that was removed."""
 
 
 class Service:
@@ -63,40 +42,82 @@ class Service:
     def __init__(self, lake: Lake, mounted: Mounted | None = None) -> None:
         self._lake = lake
         self._mounted = mounted
+        self._describe = Describe(lake.core.epochs, lake.volumes, lake.snapshots)
+        self._listing = Listing(lake.volumes, lake.snapshots, self._describe)
+        self._start_seconds = time.monotonic()
 
     async def get_store(self) -> api.StoreInfo:
         lake = self._lake
-        holder = layout.read_holder(lake.path)
-        mounted = self._mounted is not None and holder is not None
-        volumes = lake.volumes.all()
+        holder = layout.read_holder(lake.path) if self._mounted is not None else None
         index_bytes = lake.index.used_bytes()
+        failure = lake.index.failure
         return api.StoreInfo(
             path=str(lake.path),
             uuid=lake.uuid,
             format=layout.FORMAT_VERSION,
-            volumes=len(volumes),
-            snapshots=sum(lake.snapshots.count(volume) for volume in volumes),
+            volumes=len(lake.volumes.names()),
+            snapshots=lake.index.count("snapshots"),
             stored_bytes=lake.core.blocks.stored_bytes,
             logical_bytes=lake.core.blocks.raw_bytes,
             index_bytes=index_bytes,
             disk_bytes=lake.core.blocks.segments.disk_bytes() + index_bytes,
-            mountpoint=holder.mountpoint if mounted and holder else "",
-            pid=holder.pid if mounted and holder else 0,
+            free_bytes=lake.core.disk.free_bytes(lake.path)[0],
+            mountpoint=holder.mountpoint if holder else "",
+            pid=holder.pid if holder else 0,
+            version=__version__,
+            uptime_seconds=int(time.monotonic() - self._start_seconds) if holder else 0,
+            dirty_bytes=lake.core.dirty_bytes,
+            failure=failure.message if failure else "",
         )
+
+    def watch_events(
+        self,
+        *,
+        after: int | None = None,
+        volume: str = "",
+        kinds: Collection[api.EventKind] = (),
+        until_now: bool = False,
+        visible: Collection[str] | None = None,
+    ) -> AsyncIterator[api.Events]:
+        """What happens, once it is durable, in batches.  The first comes at once, perhaps empty: nothing after its
+        ``sequence`` will be missed.
+
+        Args:
+            after: only later ones; None: those from now on; 0: all that are kept (the newest 10,000).
+            volume: only of this one, whether it exists or not.
+            until_now: end with the last that exists.
+            visible: only of these volumes, and not what concerns the store as a whole.
+
+        Raises:
+            Stale: what comes after ``after`` was dropped.
+            IOFailure: the store takes no more changes.
+        """
+        wanted = Wanted(
+            volume=volume, kinds=frozenset(kinds), visible=None if visible is None else frozenset(visible)
+        )
+        return self._lake.core.events.watch(wanted, after=after, until_now=until_now)
 
     # -- volumes
 
-    async def create_volume(self, *, name: str) -> api.Volume:
-        """Raises Invalid, NameTooLong, AlreadyExists, NoSpace."""
-        volume = self._lake.volumes.create(name, uid=os.getuid(), gid=os.getgid())
-        await self._lake.commit()
-        return self._volume(volume)
+    async def create_volume(self, *, name: str, once: Once | None = None) -> api.Volume:
+        """Raises Invalid, NameTooLong, AlreadyExists, NoSpace; with ``once`` also NotFound: made, and deleted since."""
+        lake = self._lake
+        made = lake.requests.volume(once)
+        if made is None:
+            made = lake.volumes.create(name, uid=os.getuid(), gid=os.getgid())
+            lake.requests.record(once, volume=made.id)
+        await lake.commit()
+        return self._describe.volume(made)
+
+    async def get_volume(self, *, name: str) -> api.Volume:
+        return self._describe.volume(self._lake.volumes.get(name))
 
     async def list_volumes(self) -> list[api.Volume]:
-        return [self._volume(volume) for volume in self._lake.volumes.all()]
+        """By name."""
+        return [self._describe.volume(volume) for volume in self._lake.volumes.all()]
 
-    async def delete_volume(self, *, name: str, snapshots: bool = False) -> None:
-        """Remove a volume; with ``snapshots`` also its snapshots and what its head holds.
+    async def delete_volume(self, *, name: str, force: bool = False) -> None:
+        """Remove a volume; with ``force`` also its snapshots and what its head holds.
 
         Raises:
             Conflict: it has snapshots.
@@ -104,10 +125,9 @@ class Service:
         """
         lake = self._lake
         volume = lake.volumes.get(name)
-        if snapshots:
-            for record in lake.snapshots.all(volume):
-                lake.snapshots.remove(volume, record)
-        lake.volumes.remove(name, force=snapshots)
+        if force:
+            lake.snapshots.remove_all(volume)
+        lake.volumes.remove(name, force=force)
         await lake.commit()
         if self._mounted:
             await self._mounted.volume_removed(name)
@@ -122,6 +142,7 @@ class Service:
         message: str = "",
         meta: dict[str, str] | None = None,
         git: api.GitCommit | None = None,
+        once: Once | None = None,
     ) -> api.Snapshot:
         """Freeze the head.  Neither name nor git: a name from the time, ``YYYYMMDDTHHMMSSZ``.  With git and no name
         the full commit ID is the name; a further snapshot of the same commit is ``<id>.2``, ``<id>.3``...  For a
@@ -131,16 +152,20 @@ class Service:
             NotFound, Invalid, NameTooLong, AlreadyExists, NoSpace.
         """
         lake = self._lake
-        target = lake.volumes.get(volume)
-        await self._push(target)
-        async with lake.writeback.hold(target.head):
-            same = self._same_commit(target, name, git)
-            if same is not None:
-                record = same
-            else:
-                record = lake.snapshots.freeze(target, name=name, message=message, meta=meta, git=git)
+        made = lake.requests.snapshot(once)
+        if made is None:
+            target = lake.volumes.get(volume)
+            await self._push(target)
+            async with lake.writeback.hold(target.head):
+                made = lake.requests.snapshot(once)  # by a call with the same key, meanwhile
+                if made is None:
+                    same = self._same_commit(target, name, git)
+                    record = same or lake.snapshots.freeze(target, name=name, message=message, meta=meta, git=git)
+                    lake.requests.record(once, epoch=record.epoch, created=same is None)
+                    made = target, record, same is None
         await lake.commit()
-        return msgspec.structs.replace(self._snapshot(target, record), created=same is None)
+        owner, record, created = made
+        return self._describe.snapshot(owner, record, created=created)
 
     def _same_commit(self, volume: Volume, name: str, git: api.GitCommit | None) -> SnapshotRecord | None:
         """The commit's newest snapshot, if the head shows just what it shows (and it has the name asked for)."""
@@ -157,35 +182,75 @@ class Service:
         old = (lake.snapshots.view(record), record.root) if record else None
         return compare(lake.core, lake.core.tree, old, (volume.head, volume.root)).any()
 
-    async def list_snapshots(self, *, volume: str = "") -> list[api.Snapshot]:
-        """Oldest first; of all volumes if ``volume`` is empty."""
-        volumes = [self._lake.volumes.get(volume)] if volume else self._lake.volumes.all()
-        found = [self._snapshot(v, record) for v in volumes for record in self._lake.snapshots.all(v)]
-        return sorted(found, key=lambda snapshot: snapshot.created_ns)
+    async def list_snapshots(
+        self,
+        *,
+        volume: str = "",
+        filter: api.SnapshotFilter | None = None,
+        newest_first: bool = False,
+        page_size: int = 0,
+        page_token: str = "",
+        visible: Collection[str] | None = None,
+    ) -> api.SnapshotPage:
+        """A page, in the order that they were made in; of all volumes if ``volume`` is empty.
+
+        Args:
+            page_size: 0: 1,000, which is also the most.
+            page_token: of the page before, which was asked for the same.
+            visible: only of these volumes; None: of all.
+
+        Raises:
+            NotFound: no such volume.
+            Invalid: the token is none of this list; a commit in the filter that is none.
+        """
+        return await self._listing.snapshots(
+            volume, filter or api.SnapshotFilter(), newest_first=newest_first,
+            page_size=page_size, page_token=page_token, visible=visible,
+        )  # fmt: skip
 
     async def get_snapshot(self, *, volume: str, snapshot: str) -> api.Snapshot:
-        return self._snapshot(*self._find(volume, snapshot))
+        return self._describe.snapshot(*self._find(volume, snapshot))
 
-    async def list_ancestry(self, *, volume: str, snapshot: str = "") -> list[api.Snapshot]:
+    async def list_ancestry(
+        self,
+        *,
+        volume: str,
+        snapshot: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        visible: Collection[str] | None = None,
+    ) -> api.SnapshotPage:
         """Ancestry, newest first, of the snapshot or, if empty, of the head (across clones: an ancestor may be
-        another volume's)."""
-        target = self._lake.volumes.get(volume)
-        epoch = self._find(volume, snapshot)[1].epoch if snapshot else target.head.epoch
-        found = []
-        for record in self._lake.snapshots.ancestry(epoch):
-            owner = self._lake.volumes.by_id(record.volume)
-            if owner is not None:
-                found.append(self._snapshot(owner, record))
-        return found
+        another volume's).  Arguments as of ``list_snapshots``."""
+        return await self._listing.ancestry(
+            volume, snapshot, page_size=page_size, page_token=page_token, visible=visible
+        )
 
     async def rename_snapshot(self, *, volume: str, snapshot: str, name: str) -> api.Snapshot:
         owner, record = self._find(volume, snapshot)
         record = self._lake.snapshots.rename(owner, record, name)
         await self._lake.commit()
-        return self._snapshot(owner, record)
+        return self._describe.snapshot(owner, record)
 
     async def delete_snapshot(self, *, volume: str, snapshot: str) -> None:
         self._lake.snapshots.remove(*self._find(volume, snapshot))
+        await self._lake.commit()
+
+    async def tag_snapshot(self, *, volume: str, snapshot: str, tag: str, move: bool = False) -> api.Snapshot:
+        """Give a snapshot a further name, which must be no snapshot's name; it goes when the snapshot goes.
+
+        Raises:
+            AlreadyExists: another snapshot has the tag (without ``move``), or a snapshot that name.
+            NotFound, Invalid, NameTooLong, Conflict (100 tags).
+        """
+        owner, record = self._find(volume, snapshot)
+        record = self._lake.snapshots.tag(owner, record, tag, move=move)
+        await self._lake.commit()
+        return self._describe.snapshot(owner, record)
+
+    async def delete_tag(self, *, volume: str, tag: str) -> None:
+        """Raises NotFound."""
+        self._lake.snapshots.remove_tag(self._lake.volumes.get(volume), tag)
         await self._lake.commit()
 
     async def carry_snapshots(
@@ -205,7 +270,7 @@ class Service:
                 origins[git.commit] = record, git
         carried = [snapshots.carry(target, record, git) for record, git in origins.values()]
         await self._lake.commit()
-        return api.Carried(carried=[self._snapshot(target, record) for record in carried], missing=missing)
+        return api.Carried(carried=[self._describe.snapshot(target, record) for record in carried], missing=missing)
 
     # -- differences
 
@@ -218,41 +283,22 @@ class Service:
         record = self._find(target.name, other)[1] if other else None
         if record is None:
             await self._settle(target)
-        async for change in self._changes(old, target, record):
-            yield change
+        async with aclosing(past.changes(self._lake, old, target, record)) as changes:
+            async for change in changes:
+                yield change
 
     async def status(self, *, volume: str) -> AsyncIterator[api.Change]:
         """Changes of the head since the snapshot that it stands on."""
         target = self._lake.volumes.get(volume)
         await self._settle(target)
-        async for change in self._changes(self._lake.snapshots.base(target), target, None):
-            yield change
+        async with aclosing(past.changes(self._lake, self._lake.snapshots.base(target), target, None)) as changes:
+            async for change in changes:
+                yield change
 
     async def _settle(self, volume: Volume) -> None:
         """All of the head's acknowledged data is in the tree."""
         await self._push(volume)
         await self._lake.writeback.flush(view=volume.head)
-
-    async def _changes(
-        self, old: SnapshotRecord | None, volume: Volume, new: SnapshotRecord | None
-    ) -> AsyncIterator[api.Change]:
-        """Compare in a consistent state of the past, so that others may go on meanwhile."""
-        lake = self._lake
-        await lake.commit()
-        # From here to the views no await: the reader's state and the paths must be of one moment.
-        lake.index.commit()
-        for record in (old, new):
-            if record:
-                lake.snapshots.check_alive(record)
-        before = (detached(lake.snapshots.view(old)), old.root) if old else None
-        view = lake.snapshots.view(new) if new else volume.head
-        after = (detached(view), new.root if new else volume.root)
-        with lake.index.reader() as reader:
-            for change in compare(lake.core, Snapshotted(reader), before, after):
-                if change is None:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    yield change
 
     # -- moving the head
 
@@ -284,26 +330,17 @@ class Service:
                     hint="see them with: snap status; keep them with --save, drop them with --discard",
                 )
             if dirty and unsaved is api.Save.SAVE:
-                saved = lake.snapshots.freeze(target, name=self._unsaved_name(target, label))
+                saved = lake.snapshots.freeze(target, name=lake.snapshots.unsaved_name(target, label))
             if moved:
                 touched = lake.snapshots.checkout(target, record)
                 if self._mounted:
                     outdated = self._mounted.outdate(target.id, touched)
         await self._publish(outdated)
         return api.Checkout(
-            snapshot=self._snapshot(target, record),
-            saved=self._snapshot(target, saved) if saved else None,
+            snapshot=self._describe.snapshot(target, record),
+            saved=self._describe.snapshot(target, saved) if saved else None,
             moved=moved,
         )
-
-    def _unsaved_name(self, volume: Volume, label: str) -> str:
-        stamp = self._lake.snapshots.new_name(volume, "", None)
-        name = f"{_UNSAVED}-{stamp}" + (f"-{label}" if label else "")
-        number = 1
-        while self._lake.snapshots.find(volume, name) is not None:
-            number += 1
-            name = f"{_UNSAVED}-{stamp}.{number}" + (f"-{label}" if label else "")
-        return name
 
     async def restore(self, *, volume: str, snapshot: str, paths: Sequence[str]) -> api.Restored:
         """Put files or directories (paths from the volume's root) of the snapshot back into the head.
@@ -334,6 +371,8 @@ class Service:
                 finally:
                     if self._mounted:
                         outdated = self._mounted.outdate(target.id, restore.touched)
+                    if restore.touched.inodes:
+                        lake.snapshots.tell_restore(target, record)
         finally:
             await self._publish(outdated)
         return api.Restored(paths=list(paths), files=restore.files, total_bytes=restore.total_bytes)
@@ -352,41 +391,23 @@ class Service:
         mounted = self._mounted
         return (lambda ino: mounted.keep_unlinked(volume.id, ino)) if mounted else (lambda ino: False)
 
-    async def clone(self, *, volume: str, snapshot: str, name: str) -> api.Volume:
-        """Raises AlreadyExists, Invalid, NameTooLong, NoSpace."""
-        _, record = self._find(volume, snapshot)
-        made = self._lake.snapshots.clone(record, name)
-        await self._lake.commit()
-        return self._volume(made)
+    async def clone(self, *, volume: str, snapshot: str, name: str, once: Once | None = None) -> api.Volume:
+        """Raises AlreadyExists, Invalid, NameTooLong, NotFound, NoSpace."""
+        lake = self._lake
+        made = lake.requests.volume(once)
+        if made is None:
+            made = lake.snapshots.clone(self._find(volume, snapshot)[1], name)
+            lake.requests.record(once, volume=made.id)
+        await lake.commit()
+        return self._describe.volume(made)
 
     # -- checking
 
-    async def check_store(self, *, progress: Callable[[int, int], None] | None = None) -> api.CheckReport:
+    async def check_store(self, *, progress: Progress | None = None) -> api.CheckReport:
         """Check every invariant and every byte of the store as of now; changes nothing."""
         await self._push()
         await self._lake.sync()
-        with self._checking() as (check, views):
-            last = trio.current_time()
-            for done, total in check.run(views):
-                if progress and (trio.current_time() - last > _PROGRESS_SECONDS or done == total):
-                    progress(done, total)
-                    last = trio.current_time()
-                await trio.lowlevel.checkpoint()
-            return check.report()
-
-    @contextmanager
-    def _checking(self) -> Iterator[tuple[Check, list[tuple[str, View, Ino]]]]:
-        """A check, and the views of the same moment."""
-        lake = self._lake
-        lake.index.commit()
-        views: list[tuple[str, View, Ino]] = []
-        for volume in lake.volumes.all():
-            views.append((volume.name, detached(volume.head), volume.root))
-            for record in lake.snapshots.all(volume):
-                view = detached(lake.snapshots.view(record))
-                views.append((f"{volume.name}@{record.name}", view, record.root))
-        with lake.index.reader() as reader:
-            yield Check(lake.core, reader), views
+        return await past.check(self._lake, progress)
 
     # -- shared
 
@@ -401,32 +422,3 @@ class Service:
     def _find(self, volume: str, snapshot: str) -> tuple[Volume, SnapshotRecord]:
         target = self._lake.volumes.get(volume)
         return target, self._lake.snapshots.resolve(target, snapshot)
-
-    def _volume(self, volume: Volume) -> api.Volume:
-        base = self._lake.snapshots.base(volume)
-        return api.Volume(
-            name=volume.name,
-            snapshots=self._lake.snapshots.count(volume),
-            created_ns=volume.created_ns,
-            parent=self._address(base),
-        )
-
-    def _address(self, record: SnapshotRecord | None) -> str:
-        owner = self._lake.volumes.by_id(record.volume) if record else None
-        return f"{owner.name}@{record.name}" if owner and record else ""
-
-    def _snapshot(self, volume: Volume, record: SnapshotRecord) -> api.Snapshot:
-        lake = self._lake
-        parent = next(lake.snapshots.ancestry(lake.core.epochs.parent(record.epoch)), None)
-        base = lake.snapshots.base(volume)
-        return api.Snapshot(
-            volume=volume.name,
-            name=record.name,
-            created_ns=record.created_ns,
-            message=record.message,
-            meta=record.meta,
-            git=record.git,
-            parent=self._address(parent),
-            current=base is not None and base.epoch == record.epoch,
-        )
-

@@ -15,7 +15,7 @@ from zlib import crc32
 
 import msgspec
 
-from snapfs.api import GitCommit
+from snapfs.api import Event, GitCommit
 from snapfs.errors import Corrupt
 from snapfs.types import BlockId, Epoch, Ino, SegmentId, VolumeId
 
@@ -184,6 +184,22 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     orphans: list[Ino] = []
     """Files that were unlinked and still open when it was made: no path leads to them.  A head that starts from
     the snapshot lets go of them."""
+    tags: list[str] = []
+    """Further names, sorted; each has its entry in table ``tags``."""
+
+
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request with an idempotency key has made: a snapshot or a volume."""
+
+    fingerprint: bytes
+    """Of the request's content (BLAKE3): the same key for another content is a mistake."""
+    time_ns: int
+    created: bool = True
+    """False when it found what it would have made."""
+    epoch: Epoch = Epoch(0)
+    """Of the snapshot."""
+    volume: VolumeId = VolumeId(0)
+    """The volume, when it made one."""
 
 
 def encode_json(record: msgspec.Struct) -> bytes:
@@ -196,3 +212,11 @@ def decode_volume(payload: bytes) -> VolumeRecord:
 
 def decode_snapshot(payload: bytes) -> SnapshotRecord:
     return msgspec.json.decode(payload, type=SnapshotRecord)
+
+
+def decode_request(payload: bytes) -> RequestRecord:
+    return msgspec.json.decode(payload, type=RequestRecord)
+
+
+def decode_event(payload: bytes) -> Event:
+    return msgspec.json.decode(payload, type=Event)

@@ -2,8 +2,9 @@
 
 Invariants:
   * ``.snap`` is never listed in its volume's root and nothing in it can be changed.
-  * A snapshot is one directory, under its own name; every other spelling that resolves to it (a commit's
-    bare ID, a prefix of it) is a symbolic link to that name, so a directory never has two paths.
+  * A snapshot is one directory, under its own name; every other spelling that resolves to it (a tag, a commit's
+    bare ID, a prefix of it) is a symbolic link to that name, so a directory never has two paths.  Names and tags
+    are listed.
 """
 
 from __future__ import annotations
@@ -163,6 +164,7 @@ class Virtual:
             names = self._lake.snapshots.names(volume)
             several = {name.rpartition(".")[0] for name in names}
             names += [name + _FIRST_OF_COMMIT for name in names if name in several]
+            names += self._lake.snapshots.tags(volume)
         return sorted((_cookie(raw), raw) for raw in map(os.fsencode, names))
 
     # Volumes

@@ -57,8 +57,11 @@ def digest(data: Bytes) -> bytes:
 
 
 class Blocks:
-    def __init__(self, index: Index, segments: Segments, disk: Disk) -> None:
+    def __init__(
+        self, index: Index, segments: Segments, disk: Disk, cache_bytes_max: int = CACHE_BYTES_MAX
+    ) -> None:
         self._index = index
+        self._cache_bytes_max = cache_bytes_max
         self._disk = disk
         self.segments = segments
         self._next = int.from_bytes(index.get("meta", b"next_block") or b"\1", "little")
@@ -68,6 +71,8 @@ class Blocks:
         self._touched: set[SegmentId] = set()
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cache_bytes = 0
+        self.cache_hits = 0
+        self.cache_misses = 0
         self._pins: Counter[int] = Counter()
         self._placing = 0
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
@@ -186,7 +191,10 @@ class Blocks:
 
     def cached(self, block: BlockId) -> bytes | None:
         data = self._cache.get(block)
-        if data is not None:
+        if data is None:
+            self.cache_misses += 1
+        else:
+            self.cache_hits += 1
             self._cache.move_to_end(block)
         return data
 
@@ -194,7 +202,7 @@ class Blocks:
         if block not in self._cache:
             self._cache[block] = data
             self._cache_bytes += len(data)
-            while self._cache_bytes > CACHE_BYTES_MAX:
+            while self._cache_bytes > self._cache_bytes_max:
                 self._cache_bytes -= len(self._cache.popitem(last=False)[1])
 
     @contextmanager

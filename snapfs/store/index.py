@@ -16,12 +16,17 @@ Tables (every value sealed by format.records; keys big-endian):
   snapshots   epoch -> SnapshotRecord
   names       volume || name -> epoch                                   a volume's snapshots by name
   commits     volume || commit ID || NUL || epoch -> nothing            ... and by git commit
+  tags        volume || tag -> epoch                                    ... and by tag
+  created     volume || time || epoch -> nothing                        ... and in the order that they were made in
   blocks      block -> Block
   dedup       BLAKE3 -> block                                           blocks that may be referenced again
   freed       LMDB txn || block -> nothing                              unreferenced since that transaction
   segments    segment -> end, live bytes
   orphans     volume || inode -> nothing                                unlinked, still open
   reap        epoch || inode || fork -> nothing                         records no view can see any more
+  events      sequence -> api.Event                                     what happened, the newest ones
+  requests    BLAKE3 -> RequestRecord                                   what requests with a key have made
+  requests_by_time  time || BLAKE3 -> nothing                           ... oldest first, to forget them
   meta        name -> number or text                                    counters, format, uuid
 """
 
@@ -41,7 +46,8 @@ from snapfs.format import records
 
 TABLES: Final = (
     "tree", "changes", "epochs", "volumes", "snapshots", "names", "commits",
-    "blocks", "dedup", "freed", "segments", "orphans", "reap", "meta",
+    "tags", "created", "blocks", "dedup", "freed", "segments", "orphans", "reap",
+    "events", "requests", "requests_by_time", "meta",
 )  # fmt: skip
 
 MAP_BYTES: Final = 1 << 42
@@ -78,6 +84,28 @@ def items(source: Reading, table: str, prefix: bytes = b"", start: bytes = b"") 
             return
         yield key, records.unseal(key, value)
         found = cursor.next()
+
+
+def items_backward(
+    source: Reading, table: str, prefix: bytes = b"", before: bytes | None = None
+) -> Iterator[tuple[bytes, bytes]]:
+    """As ``items`` in descending order, from the greatest key that is less than prefix + before on (None: from the
+    greatest with the prefix)."""
+    cursor = source.cursor(table)
+    stop = _after(prefix) if before is None else prefix + before
+    found = cursor.prev() if stop and cursor.set_range(stop) else cursor.last()
+    while found:
+        key, value = cursor.item()
+        if not key.startswith(prefix):
+            return
+        yield key, records.unseal(key, value)
+        found = cursor.prev()
+
+
+def _after(prefix: bytes) -> bytes:
+    """The least key that is greater than all with the prefix; empty if there is none."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1]) if kept else b""
 
 
 class Reader:
@@ -148,6 +176,11 @@ class Index:
         """Since the last commit: bounds what the commit will write."""
         self.before_commit: list[Callable[[], None]] = []
         self.after_commit: list[Callable[[], None]] = []
+        """After any end of a transaction, also one that was not published: its cursors are dead."""
+        self.after_publish: list[Callable[[], None]] = []
+        """After a commit: what it published is durable."""
+        self.after_failure: list[Callable[[], None]] = []
+        """Once, when the index stops to take changes."""
         self._begin()
 
     def _begin(self) -> None:
@@ -174,6 +207,13 @@ class Index:
                 f"the store takes no more changes: {error.message}",
                 hint="mend the disk, then unmount and mount again; run: snap fsck",
             )
+            for hook in self.after_failure:
+                hook()
+        return self._failed
+
+    @property
+    def failure(self) -> SnapfsError | None:
+        """Why the index takes no more changes; None while it does."""
         return self._failed
 
     def get(self, table: str, key: bytes) -> bytes | None:
@@ -201,6 +241,13 @@ class Index:
         """Valid until the next commit."""
         return self._txn.cursor(db=self._tables[table])
 
+    def count(self, table: str) -> int:
+        """Entries in the table; as of the last commit when the index has failed."""
+        if self._failed is None:
+            return int(self._txn.stat(self._tables[table])["entries"])
+        with Reader(self._env, self._tables) as reader:
+            return reader.stat(table)
+
     def reader(self) -> Reader:
         self.check()
         return Reader(self._env, self._tables)
@@ -225,10 +272,10 @@ class Index:
             self._begin()
         except (lmdb.Error, OSError) as error:
             self._txn = _Ended(self)  # nothing of it is published
-            for hook in self.after_commit:  # as after any end of a transaction: its cursors are dead
+            for hook in self.after_commit:
                 hook()
             raise self.fail(IOFailure(f"the index could not be committed ({error})")) from error
-        for hook in self.after_commit:
+        for hook in (*self.after_commit, *self.after_publish):
             hook()
 
     def _grow_file(self) -> None:

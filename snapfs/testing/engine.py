@@ -16,6 +16,7 @@ from snapfs.testing.trees import DIRECTORY, FIFO, FILE, SYMLINK, Path, Shown, Tr
 from snapfs.types import Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.lake import Lake
+from snapfs.volume.limits import DEFAULT
 
 T = TypeVar("T")
 
@@ -39,13 +40,15 @@ class EngineSubject:
 
     def __init__(self, path: pathlib.Path, disk: Disk | None = None) -> None:
         self.path = path
+        self.limits = DEFAULT
+        """Count from the next ``reopen`` or ``crash`` on."""
         self._disk = disk
         if not path.exists():
             Lake.create(path)
         self._open()
 
     def _open(self) -> None:
-        self.lake = Lake.open(self.path, disk=self._disk)
+        self.lake = Lake.open(self.path, disk=self._disk, limits=self.limits)
         self.service = Service(self.lake)
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
@@ -122,7 +125,7 @@ class EngineSubject:
         self.run(lambda: self.service.create_volume(name=name))
 
     def remove_volume(self, name: str, *, snapshots: bool) -> None:
-        self.run(lambda: self.service.delete_volume(name=name, snapshots=snapshots))
+        self.run(lambda: self.service.delete_volume(name=name, force=snapshots))
 
     def snapshot(self, volume: str, name: str) -> None:
         self.run(lambda: self.service.create_snapshot(volume=volume, name=name))
@@ -132,6 +135,26 @@ class EngineSubject:
 
     def rename_snapshot(self, volume: str, name: str, new: str) -> None:
         self.run(lambda: self.service.rename_snapshot(volume=volume, snapshot=name, name=new))
+
+    def tag(self, volume: str, name: str, tag: str, *, move: bool) -> None:
+        self.run(lambda: self.service.tag_snapshot(volume=volume, snapshot=name, tag=tag, move=move))
+
+    def remove_tag(self, volume: str, tag: str) -> None:
+        self.run(lambda: self.service.delete_tag(volume=volume, tag=tag))
+
+    def listed(self, volume: str) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        token = ""
+        while True:
+            page = self.list_page(volume, token)
+            found |= {snapshot.name: snapshot.tags for snapshot in page.snapshots}
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def list_page(self, volume: str, token: str) -> api.SnapshotPage:
+        """Small pages, so that there are several."""
+        return self.run(lambda: self.service.list_snapshots(volume=volume, page_size=2, page_token=token))
 
     def clone(self, volume: str, name: str, new: str) -> None:
         self.run(lambda: self.service.clone(volume=volume, snapshot=name, name=new))

@@ -256,6 +256,20 @@ class StoreMachine(RuleBasedStateMachine):
     def rename_snapshot(self, snapshot: tuple[str, str], new: str) -> tuple[str, str] | Any:
         return (snapshot[0], new) if self.both("rename_snapshot", *snapshot, new) else multiple()
 
+    @rule(target=snapshots, snapshot=snapshots, tag=st.sampled_from(["one", "five", "v1", "v2"]), move=st.booleans())
+    def tag(self, snapshot: tuple[str, str], tag: str, move: bool) -> tuple[str, str] | Any:
+        """From now on other rules may name the snapshot by its tag."""
+        return (snapshot[0], tag) if self.both("tag", *snapshot, tag, move=move) else multiple()
+
+    @rule(volume=volumes, tag=st.sampled_from(["one", "v1", "v2"]))
+    def remove_tag(self, volume: str, tag: str) -> None:
+        self.both("remove_tag", volume, tag)
+
+    @rule(volume=volumes)
+    def listed(self, volume: str) -> None:
+        if volume in self.oracle.volumes:
+            assert self.subject.listed(volume) == self.oracle.listed(volume)
+
     @rule(target=snapshots, snapshot=snapshots, unsaved=st.sampled_from(api.Save))
     def checkout(self, snapshot: tuple[str, str], unsaved: api.Save) -> tuple[str, str] | Any:
         volume, name = snapshot
@@ -327,7 +341,7 @@ class StoreMachine(RuleBasedStateMachine):
     def diff(self, one: tuple[str, str], other: tuple[str, str]) -> None:
         volume, old = one
         found = self.oracle.volumes.get(volume)
-        if found and old in found.snapshots and other[1] in found.snapshots:
+        if found and found.taken(old) and found.taken(other[1]):
             self.check_diff(volume, old, other[1])
 
     def check_diff(self, volume: str, old: str, new: str) -> None:
@@ -361,6 +375,7 @@ class StoreMachine(RuleBasedStateMachine):
         for name, volume in self.oracle.volumes.items():
             wrong = trees.differences(trees.shown(volume.root), self.subject.tree(name))
             assert not wrong, "\n".join([f"head of {name}:", *wrong])
+            assert self.subject.listed(name) == self.oracle.listed(name)
             for snapshot, frozen in volume.snapshots.items():
                 wrong = trees.differences(trees.shown(frozen.root), self.subject.tree(name, snapshot))
                 assert not wrong, "\n".join([f"{name}@{snapshot}:", *wrong])

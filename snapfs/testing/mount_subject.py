@@ -1,4 +1,4 @@
-"""A real mount as a subject of the oracle: files by system calls, versions through the daemon's channel."""
+"""A real mount as a subject of the oracle: files by system calls, versions through the daemon's API."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import pathlib
 import stat
 import time
 from collections.abc import Callable
-from contextlib import closing
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from snapfs import api
-from snapfs.rpc.client import Client
+from snapfs.client import Client
 from snapfs.testing.engine import KINDS, text
 from snapfs.testing.trees import DIRECTORY, FIFO, FILE, SYMLINK, Path, Shown, Tree
-
-T = TypeVar("T")
 
 _NOREPLACE: Final = 1
 _EXCHANGE: Final = 2
@@ -48,10 +45,6 @@ class MountSubject:
     def _path(self, volume: str, path: Path, snapshot: str = "") -> bytes:
         inside = [b".snap", snapshot.encode()] if snapshot else []
         return b"/".join([self._root, volume.encode(), *inside, *path])
-
-    def call(self, method: str, result: type[T], **params: Any) -> T:
-        with closing(self._connect()) as client:
-            return client.call(method, result, **params)
 
     # -- files
 
@@ -127,38 +120,58 @@ class MountSubject:
         os.mkdir(self._path(name, ()), 0o755)
 
     def remove_volume(self, name: str, *, snapshots: bool) -> None:
-        self.call("delete_volume", object, name=name, snapshots=snapshots)
+        with self._connect() as client:
+            client.delete_volume(name=name, force=snapshots)
 
     def remove_all(self) -> None:
-        for volume in self.call("list_volumes", list[api.Volume]):
-            self.remove_volume(volume.name, snapshots=True)
+        with self._connect() as client:
+            for volume in client.list_volumes():
+                client.delete_volume(name=volume.name, force=True)
 
     def snapshot(self, volume: str, name: str) -> None:
-        self.call("create_snapshot", api.Snapshot, volume=volume, name=name)
+        with self._connect() as client:
+            client.create_snapshot(volume=volume, name=name)
 
     def remove_snapshot(self, volume: str, name: str) -> None:
-        self.call("delete_snapshot", object, volume=volume, snapshot=name)
+        with self._connect() as client:
+            client.delete_snapshot(volume=volume, snapshot=name)
 
     def rename_snapshot(self, volume: str, name: str, new: str) -> None:
-        self.call("rename_snapshot", api.Snapshot, volume=volume, snapshot=name, name=new)
+        with self._connect() as client:
+            client.rename_snapshot(volume=volume, snapshot=name, name=new)
+
+    def tag(self, volume: str, name: str, tag: str, *, move: bool) -> None:
+        with self._connect() as client:
+            client.tag_snapshot(volume=volume, snapshot=name, tag=tag, move=move)
+
+    def remove_tag(self, volume: str, tag: str) -> None:
+        with self._connect() as client:
+            client.delete_tag(volume=volume, tag=tag)
+
+    def listed(self, volume: str) -> dict[str, list[str]]:
+        with self._connect() as client:
+            return {snapshot.name: snapshot.tags for snapshot in client.list_snapshots(volume=volume)}
 
     def clone(self, volume: str, name: str, new: str) -> None:
-        self.call("clone", api.Volume, volume=volume, snapshot=name, name=new)
+        with self._connect() as client:
+            client.clone(volume=volume, snapshot=name, name=new)
 
     def restore(self, volume: str, name: str, path: Path) -> None:
-        self.call("restore", api.Restored, volume=volume, snapshot=name, paths=[text(path)])
+        with self._connect() as client:
+            client.restore(volume=volume, snapshot=name, paths=[text(path)])
 
     def checkout(self, volume: str, name: str, unsaved: api.Save) -> str:
-        done = self.call("checkout", api.Checkout, volume=volume, snapshot=name, unsaved=str(unsaved))
+        with self._connect() as client:
+            done = client.checkout(volume=volume, snapshot=name, unsaved=unsaved)
         return done.saved.name if done.saved else ""
 
     def status(self, volume: str) -> list[api.Change]:
-        with closing(self._connect()) as client:
-            return list(client.stream("status", api.Change, volume=volume))
+        with self._connect() as client:
+            return list(client.status(volume=volume))
 
     def diff(self, volume: str, snapshot: str, other: str) -> list[api.Change]:
-        with closing(self._connect()) as client:
-            return list(client.stream("diff", api.Change, volume=volume, snapshot=snapshot, other=other))
+        with self._connect() as client:
+            return list(client.diff(volume=volume, snapshot=snapshot, other=other))
 
     # -- looking
 
@@ -213,14 +226,16 @@ class MountSubject:
         self._remount()
 
     def fsck(self) -> list[str]:
-        report = self.call("check_store", api.CheckReport)
+        with self._connect() as client:
+            report = client.check_store()
         return [f"{finding.code}: {finding.message}" for finding in report.findings]
 
     def stored_bytes(self) -> int:
         """Once reclaiming, in the background, has come to an end: waits for 0."""
         deadline = time.monotonic() + _SECONDS_MAX
-        while (stored := self.call("get_store", api.StoreInfo).stored_bytes) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        with self._connect() as client:
+            while (stored := client.get_store().stored_bytes) and time.monotonic() < deadline:
+                time.sleep(0.01)
         return stored
 
     def close(self) -> None:

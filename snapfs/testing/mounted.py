@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from snapfs import api, daemon, mounts
+from snapfs import api, client, daemon, mounts
+from snapfs.client import Client
 from snapfs.errors import SnapfsError
-from snapfs.rpc import client, wire
 from snapfs.volume.lake import Lake
 
 END_SECONDS_MAX = 20.0
+CALL_SECONDS_MAX = 30.0
 
 
 class MountedStore:
@@ -63,20 +64,23 @@ class MountedStore:
             os.waitpid(self.pid, 0)
         self.pid = 0
 
-    def call(self, method: str, result: type = object, **params: Any) -> Any:
-        """A method of the service, through the daemon's channel."""
-        channel = client.connect(self.store / wire.DIRECTORY_NAME, deadline=time.monotonic() + 30)
-        assert channel is not None
-        with contextlib.closing(channel):
-            return channel.call(method, result, **params)
+    def connect(self) -> Client:
+        """A client of the daemon."""
+        return client.connect(self.store, timeout_seconds=CALL_SECONDS_MAX)
+
+    def call(self, method: str, **params: Any) -> Any:
+        """A method of the client; what it yields as a list."""
+        with self.connect() as connected:
+            answer = getattr(connected, method)(**params)
+            return list(answer) if isinstance(answer, Iterator) else answer
 
     def snapshot(self, name: str, **params: Any) -> api.Snapshot:
-        made: api.Snapshot = self.call("create_snapshot", api.Snapshot, volume="data", name=name, **params)
-        return made
+        with self.connect() as connected:
+            return connected.create_snapshot(volume="data", name=name, **params)
 
     def checkout(self, name: str, unsaved: api.Save = api.Save.DISCARD) -> api.Checkout:
-        done: api.Checkout = self.call("checkout", api.Checkout, volume="data", snapshot=name, unsaved=str(unsaved))
-        return done
+        with self.connect() as connected:
+            return connected.checkout(volume="data", snapshot=name, unsaved=unsaved)
 
     def log(self) -> str:
         return (self.store / "daemon.log").read_text(errors="replace")

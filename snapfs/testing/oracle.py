@@ -46,6 +46,10 @@ class Volume:
         self.root = root
         self.parent = parent
         self.snapshots: dict[str, Frozen] = {}
+        self.tags: dict[str, Frozen] = {}
+
+    def taken(self, name: str) -> bool:
+        return name in self.snapshots or name in self.tags
 
 
 class Oracle:
@@ -181,7 +185,9 @@ class Oracle:
         return self.volumes[name]
 
     def find(self, volume: str, snapshot: str) -> Frozen:
-        found = self._volume(volume).snapshots.get(snapshot)
+        """By name or tag."""
+        owner = self._volume(volume)
+        found = owner.snapshots.get(snapshot) or owner.tags.get(snapshot)
         if found is None:
             raise NotFound(snapshot)
         return found
@@ -203,21 +209,42 @@ class Oracle:
 
     def snapshot(self, volume: str, name: str) -> None:
         owner = self._volume(volume)
-        if name in owner.snapshots:
+        if owner.taken(name):
             raise AlreadyExists(name)
         owner.parent = owner.snapshots[name] = Frozen(name, copy.deepcopy(owner.root), owner.parent)
 
     def remove_snapshot(self, volume: str, name: str) -> None:
         frozen = self.find(volume, name)
         frozen.alive = False
-        del self.volumes[volume].snapshots[name]
+        owner = self.volumes[volume]
+        del owner.snapshots[frozen.name]
+        owner.tags = {tag: other for tag, other in owner.tags.items() if other is not frozen}
 
     def rename_snapshot(self, volume: str, name: str, new: str) -> None:
-        frozen = self.find(volume, name)
-        if new in self.volumes[volume].snapshots:
+        frozen, owner = self.find(volume, name), self.volumes[volume]
+        if owner.taken(new):
             raise AlreadyExists(new)
+        owner.snapshots[new] = owner.snapshots.pop(frozen.name)
         frozen.name = new
-        self.volumes[volume].snapshots[new] = self.volumes[volume].snapshots.pop(name)
+
+    def tag(self, volume: str, name: str, tag: str, *, move: bool) -> None:
+        frozen, owner = self.find(volume, name), self.volumes[volume]
+        if tag in owner.snapshots or (not move and owner.tags.get(tag, frozen) is not frozen):
+            raise AlreadyExists(tag)
+        owner.tags[tag] = frozen
+
+    def remove_tag(self, volume: str, tag: str) -> None:
+        if tag not in self._volume(volume).tags:
+            raise NotFound(tag)
+        del self.volumes[volume].tags[tag]
+
+    def listed(self, volume: str) -> dict[str, list[str]]:
+        """Tags of each snapshot, by its name."""
+        owner = self._volume(volume)
+        return {
+            name: sorted(tag for tag, tagged in owner.tags.items() if tagged is frozen)
+            for name, frozen in owner.snapshots.items()
+        }
 
     def clone(self, volume: str, name: str, new: str) -> None:
         frozen = self.find(volume, name)

@@ -4,7 +4,8 @@ It reads a consistent state (an LMDB reader), so it can run beside a busy file s
 
 Checked: every value's checksum; every epoch has a parent; versions and ``changes`` agree; entries, parent links,
 link counts and directories of each head and snapshot; extents inside their blocks and not overlapping;
-references; dedup; names and commits; the counters of space; every block's bytes against its hash.
+references; dedup; names, tags and commits; events and requests; the counters of space; every block's bytes
+against its hash.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from snapfs.format import keys, records
 from snapfs.format.segments import record_bytes
 from snapfs.store.blocks import Blocks
 from snapfs.store.index import Reader, items
-from snapfs.types import BlockId, Ino
+from snapfs.types import BlockId, Epoch, Ino
 from snapfs.versions.epochs import View
 from snapfs.versions.keyspace import Snapshotted
 from snapfs.volume.compare import detached
 from snapfs.volume.core import Core
+from snapfs.volume.references import created_key
 
 FINDINGS_MAX: Final = 1000
 """A report stops here: a store this broken needs no longer list."""
@@ -70,7 +72,7 @@ class Check:
         """
         total = int(self._reader.stat("blocks"))
         steps = (
-            self._tables(), self._versions(), *(self._view(*view) for view in views), self._blocks(total)
+            self._tables(), self._logs(), self._versions(), *(self._view(*view) for view in views), self._blocks(total)
         )  # fmt: skip
         for step in steps:
             try:
@@ -88,6 +90,7 @@ class Check:
             if parent and parent not in known:
                 self._found("epoch-parent", f"epoch {keys.from_u64(key)} has no parent {parent}")
         snapshots = set()
+        tags: dict[bytes, Epoch] = {}
         for key, payload in items(self._reader, "snapshots"):
             record = records.decode_snapshot(payload)
             snapshots.add(record.epoch)
@@ -96,11 +99,41 @@ class Check:
                 self._found("snapshot-epoch", f"snapshot {record.name} names epoch {record.epoch}, which is not there")
             if self._reader.get("names", name) != keys.u64(record.epoch):
                 self._found("snapshot-name", f"snapshot {record.name} is not found by its name")
+            if self._reader.get("created", created_key(record)) is None:
+                self._found("snapshot-order", f"snapshot {record.name} is not found by its time")
+            for tag in record.tags:
+                tags[keys.u64(record.volume) + tag.encode()] = record.epoch
             yield
         self.snapshots = len(snapshots)
         for key, payload in items(self._reader, "names"):
             if keys.from_u64(payload) not in snapshots:
                 self._found("snapshot-name", f"name {key[8:]!r} leads to no snapshot")
+        if self._reader.stat("created") != len(snapshots):
+            self._found("snapshot-order", f"{self._reader.stat('created')} entries for {len(snapshots)} snapshots")
+        self._tags(tags)
+
+    def _tags(self, tags: dict[bytes, Epoch]) -> None:
+        """Tags as the snapshots' records tell them (key in table ``tags`` -> epoch) against the table."""
+        found = {key: Epoch(keys.from_u64(payload)) for key, payload in items(self._reader, "tags")}
+        for key in sorted(tags.keys() | found.keys()):
+            if tags.get(key) != found.get(key):
+                self._found("tag", f"tag {key[8:]!r} and its snapshot do not agree")
+            if self._reader.get("names", key) is not None:
+                self._found("tag", f"tag {key[8:]!r} is also a snapshot's name")
+
+    def _logs(self) -> Iterator[None]:
+        """Events and requests can be read; each request is found by its time."""
+        for key, payload in items(self._reader, "events"):
+            if records.decode_event(payload).sequence != keys.from_u64(key):
+                self._found("event", f"event {keys.from_u64(key)} has another number")
+            yield
+        for key, payload in items(self._reader, "requests"):
+            time_key = keys.u64(records.decode_request(payload).time_ns) + key
+            if self._reader.get("requests_by_time", time_key) is None:
+                self._found("request", f"request {key.hex()} is not found by its time")
+            yield
+        if self._reader.stat("requests") != self._reader.stat("requests_by_time"):
+            self._found("request", "requests and their times do not agree")
 
     def _versions(self) -> Iterator[None]:
         """Every version is in ``changes`` and the reverse; extents count their blocks."""

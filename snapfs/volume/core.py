@@ -27,6 +27,7 @@ from snapfs.store.index import Index, items
 from snapfs.types import BLOCK_BYTES_MAX, INO_BITS, PAGE_BYTES, Epoch, Ino
 from snapfs.versions.epochs import Epochs, View
 from snapfs.versions.keyspace import Keyspace, Snapshotted
+from snapfs.volume.events import EventLog
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Host space that admission leaves free, beside what waits to be written: for commits and for deletions."""
@@ -58,6 +59,7 @@ class Core:
         self.seed = seed
         self.epochs = Epochs(index)
         self.tree = Keyspace(index)
+        self.events = EventLog(index)
         self.dirty_bytes = 0
         """File data in memory, not yet in a segment."""
         self.dirty_runs = 0
@@ -90,9 +92,9 @@ class Core:
         if self._free_bytes < self.pending_bytes() + size:
             self.short_of_space = True
             self._space_at_ns = 0
-            raise NoSpace(
-                f"{self.path}: the store's disk is full", hint="free space there, or delete snapshots"
-            )
+            error = NoSpace(f"{self.path}: the store's disk is full", hint="free space there, or delete snapshots")
+            self.events.warn(error.message)
+            raise error
 
     def pending_bytes(self) -> int:
         """Space that is spoken for: dirty data, the next commit's pages, the reserve."""

@@ -59,6 +59,7 @@ class Files(Names):
             with core.blocks.pinned():
                 blocks = await fetch_blocks(core.blocks, {piece.block for piece in pieces} - {HOLE})
         except Corrupt as error:
+            core.events.warn(f"a read met damaged data: {error.message}")
             raise Corrupt(f"inode {ino}, bytes from {offset}: {error.message}", hint=error.hint) from error
         if not newer and len(pieces) == 1 and pieces[0].block != HOLE:
             return _slice(blocks[pieces[0].block], pieces[0])

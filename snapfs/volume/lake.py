@@ -9,6 +9,7 @@ Commit order (nothing acknowledged is lost, nothing half there is seen):
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -22,16 +23,16 @@ from snapfs.store.blocks import Blocks
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, items
 from snapfs.store.segments import Segments
+from snapfs.timings import Timing
 from snapfs.types import Ino, SegmentId
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
+from snapfs.volume.limits import DEFAULT, Limits
+from snapfs.volume.once import Requests
 from snapfs.volume.reclaim import Reclaim
 from snapfs.volume.snapshots import Snapshots
 from snapfs.volume.volumes import Volumes
 from snapfs.volume.writeback import Writeback
-
-COMMIT_SECONDS: Final = 5.0
-"""At most this much unsynced work is lost in a crash; as ext4's default."""
 
 COMMIT_PUTS_MAX: Final = 20_000
 """A commit comes early when the open transaction has grown this much."""
@@ -44,8 +45,9 @@ _PAUSE_SECONDS: Final = 0.002
 class Lake:
     """One open store.  Make it with ``open``."""
 
-    def __init__(self, path: Path, marker: layout.Marker, lock: layout.Lock, disk: Disk) -> None:
+    def __init__(self, path: Path, marker: layout.Marker, lock: layout.Lock, disk: Disk, limits: Limits) -> None:
         self.path = path
+        self.limits = limits
         self.uuid = marker.uuid
         self._lock = lock
         self.index = Index(path / layout.INDEX)
@@ -65,14 +67,17 @@ class Lake:
         store_uuid = bytes.fromhex(marker.uuid.replace("-", ""))
         segments = Segments(self.path / layout.SEGMENTS, store_uuid, disk, newest=SegmentId(newest), end=end)
         seed = int.from_bytes(store_uuid[:8], "little")
-        self.core = Core(self.path, self.index, Blocks(self.index, segments, disk), disk, seed)
-        self.writeback = Writeback(self.core)
+        blocks = Blocks(self.index, segments, disk, self.limits.cache_bytes_max)
+        self.core = Core(self.path, self.index, blocks, disk, seed)
+        self.writeback = Writeback(self.core, self.limits.dirty_bytes_max)
         self.files = Files(self.core, self.writeback, self.commit)
         self.volumes = Volumes(self.core, self.files)
         self.snapshots = Snapshots(self.core, self.volumes, self.files)
+        self.requests = Requests(self.index, self.volumes, self.snapshots)
         self.reclaim = Reclaim(self.core)
         self._committing = trio.Lock()
         self._commits_done = 0
+        self.commit_timing = Timing()
         self._wake_reclaim = trio.Event()
         self._reap_orphans()
 
@@ -92,7 +97,9 @@ class Lake:
         layout.mark(path, marker, disk)
 
     @classmethod
-    def open(cls, path: Path, *, mountpoint: str = "", disk: Disk | None = None) -> Lake:
+    def open(
+        cls, path: Path, *, mountpoint: str = "", disk: Disk | None = None, limits: Limits = DEFAULT
+    ) -> Lake:
         """Take the writer's lock and open the store as of its last commit.
 
         Raises:
@@ -101,7 +108,7 @@ class Lake:
         marker = layout.read_marker(path)
         lock = layout.Lock(path, mountpoint)
         try:
-            return cls(path, marker, lock, disk or Disk())
+            return cls(path, marker, lock, disk or Disk(), limits)
         except BaseException:
             lock.release()
             raise
@@ -126,6 +133,7 @@ class Lake:
             if self._commits_done > ticket:
                 return  # one published, after we asked, all that was there by then
             self.index.check()
+            began = time.perf_counter()
             if self.core.blocks.segments.unsynced:
                 try:
                     await trio.to_thread.run_sync(self.core.blocks.segments.sync)
@@ -134,6 +142,7 @@ class Lake:
                     raise self.index.fail(error) from error
             self.index.commit()
             self._commits_done += 1  # after: who waits must not take a failed one for theirs
+            self.commit_timing.add(time.perf_counter() - began)
             self._wake_reclaim.set()
 
     async def sync(self) -> None:
@@ -167,7 +176,7 @@ class Lake:
         last = trio.current_time()
         while True:
             await trio.sleep(_POLL_SECONDS)
-            due = trio.current_time() - last >= COMMIT_SECONDS
+            due = trio.current_time() - last >= self.limits.commit_seconds
             due, self.core.short_of_space = due or self.core.short_of_space, False
             if due or self.index.puts > COMMIT_PUTS_MAX:
                 last = trio.current_time()
@@ -183,7 +192,7 @@ class Lake:
             except NoSpace:
                 await trio.sleep(_POLL_SECONDS)
             except SnapfsError:
-                await trio.sleep(COMMIT_SECONDS)
+                await trio.sleep(self.limits.commit_seconds)
 
     async def _reclaim_in_background(self) -> None:
         while True:

@@ -1,80 +1,51 @@
-"""Snapshots: freeze a head, name, find, rename and remove frozen epochs; clone and check out.
+"""Snapshots: freeze a head; rename, tag and remove frozen epochs; clone and check out.
 
 Invariants:
   * A snapshot is one frozen epoch with a record; no version at that epoch is ever written again, but for
     those that reclaiming a deleted ancestor moves into it, which changes nothing that it shows.
-  * (volume, name) -> epoch is unique; ``commits`` has an entry for each snapshot with a git commit.
-  * freeze, clone, checkout and carry are one small transaction each, whatever the volume's size.
+  * freeze, clone, checkout, carry, tag and remove are one small transaction each, whatever the volume's size, with
+    the event that tells of it.
 """
 
 from __future__ import annotations
 
-import re
-import time
 import weakref
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-from snapfs.api import GitCommit
-from snapfs.errors import AlreadyExists, Corrupt, Invalid, NotFound, Stale
+from snapfs.api import EventKind, GitCommit
+from snapfs.errors import AlreadyExists, Conflict, Invalid, NotFound
 from snapfs.format import keys, records
 from snapfs.format.records import SnapshotRecord
-from snapfs.store.index import items
 from snapfs.types import Epoch
 from snapfs.versions.difference import changed_subjects, epochs_between
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
+from snapfs.volume.references import References, created_key
 from snapfs.volume.suggest import nearest
 from snapfs.volume.touched import Touched
 from snapfs.volume.volumes import Volume, Volumes, check_label
 
-COMMIT_PREFIX_MIN: Final = 4
-"""As git's own minimum for abbreviated commit IDs."""
-
-_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-_COMMIT_PREFIX = re.compile(r"[0-9a-f]{4,64}")
-_NUMBERED = re.compile(r"(?P<commit>[0-9a-f]{4,64})\.(?P<number>[1-9][0-9]*)")
-_KEY_NAME_BYTES: Final = 300
-"""More than any name has, less than LMDB's longest key."""
 META_MAX: Final = 100
 """Key-value pairs a snapshot may carry."""
 TEXT_BYTES_MAX: Final = 64 * 1024
 """Longest message or metadata value."""
+TAGS_MAX: Final = 100
+"""Tags of one snapshot: all are in its record."""
 
 
-class Snapshots:
+class Snapshots(References):
     def __init__(self, core: Core, volumes: Volumes, files: Files) -> None:
+        super().__init__(core.index)
         self._core = core
         self._volumes = volumes
         self._files = files
         self._views: weakref.WeakValueDictionary[Epoch, View] = weakref.WeakValueDictionary()
 
     # -- reading
-
-    def get(self, epoch: Epoch) -> SnapshotRecord | None:
-        payload = self._core.index.get("snapshots", keys.u64(epoch))
-        return None if payload is None else records.decode_snapshot(payload)
-
-    def all(self, volume: Volume) -> list[SnapshotRecord]:
-        """Oldest first."""
-        epochs = sorted(Epoch(keys.from_u64(p)) for _, p in items(self._core.index, "names", keys.u64(volume.id)))
-        return [self._must(epoch) for epoch in epochs]
-
-    def _must(self, epoch: Epoch) -> SnapshotRecord:
-        record = self.get(epoch)
-        if record is None:
-            raise Corrupt(f"snapshot {epoch} has a name but no record", hint="run: snap fsck")
-        return record
-
-    def names(self, volume: Volume) -> list[str]:
-        prefix = keys.u64(volume.id)
-        return [key[len(prefix) :].decode() for key, _ in items(self._core.index, "names", prefix)]
-
-    def count(self, volume: Volume) -> int:
-        return sum(1 for _ in items(self._core.index, "names", keys.u64(volume.id)))
 
     def view(self, record: SnapshotRecord) -> View:
         """The read-only view; one object as long as somebody uses it."""
@@ -90,72 +61,13 @@ class Snapshots:
         """The snapshot that the head stands on: the nearest ancestor that still is one."""
         return next(self.ancestry(self._core.epochs.parent(volume.head.epoch)), None)
 
-    def ancestry(self, epoch: Epoch) -> Iterator[SnapshotRecord]:
-        """Snapshots from the epoch to the root of the tree, nearest first."""
+    def ancestry(self, epoch: Epoch, *, below: Epoch | None = None) -> Iterator[SnapshotRecord]:
+        """Snapshots from the epoch to the root of the tree, nearest first; only those numbered below a bound, if
+        there is one (an ancestor's number is less than its descendant's)."""
         for ancestor in self._core.epochs.ancestors(epoch):
-            record = self.get(ancestor)
+            record = self.get(ancestor) if below is None or ancestor < below else None
             if record is not None:
                 yield record
-
-    def resolve(self, volume: Volume, ref: str) -> SnapshotRecord:
-        """Find by name, commit ID (the newest snapshot of it) or unique commit prefix; ``<commit>.<n>`` is the
-        n-th snapshot of a commit.
-
-        Raises:
-            NotFound: the hint names near ones.
-            Invalid: the prefix fits several commits.
-        """
-        record = self.find(volume, ref)
-        if record is None:
-            hint = nearest(ref, self.names(volume), "snapshots")
-            raise NotFound(f"volume {volume.name!r} has no snapshot {ref!r}", hint=hint)
-        return record
-
-    def find(self, volume: Volume, ref: str) -> SnapshotRecord | None:
-        if not _COMMIT.fullmatch(ref):
-            found = self._core.index.get("names", self._name_key(volume, ref))
-            if found is not None:
-                return self._must(Epoch(keys.from_u64(found)))
-        if _COMMIT_PREFIX.fullmatch(ref):
-            epochs = self._of_commit(volume, ref)
-            return self._must(epochs[-1]) if epochs else None
-        numbered = _NUMBERED.fullmatch(ref)
-        if numbered:
-            epochs = self._of_commit(volume, numbered["commit"])
-            number = int(numbered["number"])
-            wanted = [numbered["commit"], ref] if number == 1 else [ref]
-            for record in map(self._must, epochs):
-                if record.git and record.name.removeprefix(record.git.commit) in ("", f".{number}"):
-                    short = numbered["commit"] + record.name.removeprefix(record.git.commit)
-                    if short in wanted:
-                        return record
-        return None
-
-    def _of_commit(self, volume: Volume, prefix: str) -> list[Epoch]:
-        """Snapshots of the one commit with the prefix, oldest first."""
-        head = keys.u64(volume.id)
-        commits: dict[bytes, list[Epoch]] = {}
-        for key, _ in items(self._core.index, "commits", head + prefix.encode()):
-            commit, _, number = key[len(head) :].partition(b"\0")
-            commits.setdefault(commit, []).append(Epoch(keys.from_u64(number)))
-            if len(commits) > 1 and not _COMMIT.fullmatch(prefix):
-                shown = ", ".join(c.decode()[:12] for c in commits)
-                raise Invalid(f"commit prefix {prefix!r} is ambiguous", hint=f"it fits {shown}: give more digits")
-        return sorted(commits.popitem()[1]) if commits else []
-
-    @staticmethod
-    def _name_key(volume: Volume, name: str) -> bytes:
-        # A name that is not UTF-8 (a byte name from a mount) cannot exist: look up what it would be.
-        return keys.u64(volume.id) + name.encode(errors="surrogateescape")[:_KEY_NAME_BYTES]
-
-    def check_alive(self, record: SnapshotRecord) -> None:
-        """For whoever has awaited since it found the snapshot: one that is being reclaimed shows anything.
-
-        Raises:
-            Stale: it was removed meanwhile.
-        """
-        if self.get(record.epoch) is None:
-            raise Stale(f"snapshot {record.name!r} was removed meanwhile")
 
     # -- making
 
@@ -185,60 +97,42 @@ class Snapshots:
         )  # fmt: skip
         volume.head.path = core.epochs.extend(volume.head.path, core.epochs.create(frozen, volume.id))
         self._volumes.save(volume)
-        self._put(volume, record)
+        self._put_new(volume, record)
         return record
 
     def carry(self, volume: Volume, origin: SnapshotRecord, git: GitCommit) -> SnapshotRecord:
-        """A further snapshot of what ``origin`` shows, for another commit: an empty epoch on top of it."""
+        """A further snapshot of what ``origin`` shows, for another commit: an empty epoch on top of it.  Tags stay
+        with the origin."""
         name = self.new_name(volume, "", git)
-        self._core.index.check()
+        self._index.check()
         epoch = self._core.epochs.create(origin.epoch, volume.id)
-        record = msgspec.structs.replace(origin, epoch=epoch, name=name, git=git, created_ns=now_ns())
-        self._put(volume, record)
+        record = msgspec.structs.replace(origin, epoch=epoch, name=name, git=git, created_ns=now_ns(), tags=[])
+        self._put_new(volume, record)
         return record
 
-    def new_name(self, volume: Volume, name: str, git: GitCommit | None) -> str:
-        """Check a name, or find one: the commit's ID, or the time."""
-        if git is not None and not _COMMIT.fullmatch(git.commit):
-            raise Invalid(f"{git.commit!r} is not a full commit ID")
-        if name:
-            check_label(name, "snapshot")
-            if _COMMIT.fullmatch(name) and (git is None or git.commit != name):
-                raise Invalid(f"{name!r} is a commit ID", hint="name it by its commit: --git-commit")
-        elif git is not None:
-            name, number = git.commit, 1
-            while self._taken(volume, name):
-                number += 1
-                name = f"{git.commit}.{number}"
-            return name
-        else:
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            name, number = stamp, 1
-            while self._taken(volume, name):
-                number += 1
-                name = f"{stamp}.{number}"
-            return name
-        if self._taken(volume, name):
-            raise AlreadyExists(f"volume {volume.name!r} has a snapshot {name!r} already")
-        return name
-
-    def _taken(self, volume: Volume, name: str) -> bool:
-        return self._core.index.get("names", self._name_key(volume, name)) is not None
-
-    def _put(self, volume: Volume, record: SnapshotRecord) -> None:
-        index = self._core.index
-        index.put("snapshots", keys.u64(record.epoch), records.encode_json(record))
-        index.put("names", self._name_key(volume, record.name), keys.u64(record.epoch))
+    def _put_new(self, volume: Volume, record: SnapshotRecord) -> None:
+        self._put(record)
+        self._index.put("names", self._label_key(volume, record.name), keys.u64(record.epoch))
+        self._index.put("created", created_key(record), records.PRESENT)
         if record.git:
-            index.put("commits", self._commit_key(volume, record), records.PRESENT)
+            self._index.put("commits", self._commit_key(volume, record), records.PRESENT)
+        self._tell(EventKind.SNAPSHOT_CREATED, volume, record)
 
-    @staticmethod
-    def _commit_key(volume: Volume, record: SnapshotRecord) -> bytes:
+    def _put(self, record: SnapshotRecord) -> None:
+        self._index.put("snapshots", keys.u64(record.epoch), records.encode_json(record))
+
+    def _tell(self, kind: EventKind, volume: Volume, record: SnapshotRecord, message: str = "") -> None:
         commit = record.git.commit if record.git else ""
-        return keys.u64(volume.id) + commit.encode() + b"\0" + keys.u64(record.epoch)
+        self._core.events.append(kind, volume.name, record.name, commit, message)
+
+    def tell_restore(self, volume: Volume, record: SnapshotRecord) -> None:
+        """In the step that puts something of the snapshot back into the head."""
+        self._tell(EventKind.RESTORE, volume, record)
 
     def clone(self, record: SnapshotRecord, name: str) -> Volume:
-        made = self._volumes.create_from(name, record.root, record.epoch)
+        source = self._volumes.by_id(record.volume)
+        origin = f"{source.name}@{record.name}" if source else record.name
+        made = self._volumes.create_from(name, record.root, record.epoch, origin)
         self._let_go(made.head, record)
         return made
 
@@ -266,24 +160,75 @@ class Snapshots:
         self._let_go(volume.head, record)
         core.epochs.doom(old)
         self._volumes.save(volume)
+        self._tell(EventKind.CHECKOUT, volume, record)
         return touched
 
     # -- changing and removing
 
     def rename(self, volume: Volume, record: SnapshotRecord, name: str) -> SnapshotRecord:
-        self._core.index.check()
+        self._index.check()
         name = self.new_name(volume, check_label(name, "snapshot"), record.git)
-        self._core.index.delete("names", self._name_key(volume, record.name))
-        record = msgspec.structs.replace(record, name=name)
-        self._put(volume, record)
-        return record
+        self._index.delete("names", self._label_key(volume, record.name))
+        renamed = msgspec.structs.replace(record, name=name)
+        self._put(renamed)
+        self._index.put("names", self._label_key(volume, name), keys.u64(record.epoch))
+        self._tell(EventKind.SNAPSHOT_RENAMED, volume, renamed, record.name)
+        return renamed
+
+    def tag(self, volume: Volume, record: SnapshotRecord, tag: str, *, move: bool = False) -> SnapshotRecord:
+        """Give the snapshot a further name; nothing happens if it has it already.
+
+        Raises:
+            AlreadyExists: a snapshot has it as its name, or, without ``move``, another as its tag.
+            Invalid, NameTooLong, Conflict (too many tags).
+        """
+        self._index.check()
+        owner = self.tagged(volume, self.check_tag(volume, tag))
+        if owner is not None and owner.epoch == record.epoch:
+            return record
+        if owner is not None and not move:
+            raise AlreadyExists(f"snapshot {owner.name!r} has the tag {tag!r}", hint="to move the tag ask for that")
+        if len(record.tags) >= TAGS_MAX:
+            raise Conflict(f"snapshot {record.name!r} has {TAGS_MAX} tags, which is the most", hint="remove one first")
+        if owner is not None:
+            self._put(_without(owner, tag))
+        tagged = msgspec.structs.replace(record, tags=sorted([*record.tags, tag]))
+        self._put(tagged)
+        self._index.put("tags", self._label_key(volume, tag), keys.u64(record.epoch))
+        self._tell(EventKind.TAG_SET, volume, tagged, tag)
+        return tagged
+
+    def remove_tag(self, volume: Volume, tag: str) -> None:
+        """Raises:
+        NotFound: no snapshot of the volume has the tag.
+        """
+        self._index.check()
+        owner = self.tagged(volume, tag)
+        if owner is None:
+            raise NotFound(f"volume {volume.name!r} has no tag {tag!r}", hint=nearest(tag, self.tags(volume), "tags"))
+        self._put(_without(owner, tag))
+        self._index.delete("tags", self._label_key(volume, tag))
+        self._tell(EventKind.TAG_DELETED, volume, owner, tag)
 
     def remove(self, volume: Volume, record: SnapshotRecord) -> None:
-        """Forget the snapshot, in O(1); its space comes back in the background.  No clone and no later snapshot
-        is touched by it."""
-        index = self._core.index
-        index.check()
-        index.delete("names", self._name_key(volume, record.name))
+        """Forget the snapshot and its tags, in O(1); its space comes back in the background.  No clone and no later
+        snapshot is touched by it."""
+        self._index.check()
+        self._forget(volume, record)
+        self._tell(EventKind.SNAPSHOT_DELETED, volume, record)
+
+    def remove_all(self, volume: Volume) -> None:
+        """Forget all of the volume's, which is removed in the same step: its event tells of them too."""
+        self._index.check()
+        for record in self.all(volume):
+            self._forget(volume, record)
+
+    def _forget(self, volume: Volume, record: SnapshotRecord) -> None:
+        index = self._index
+        index.delete("names", self._label_key(volume, record.name))
+        index.delete("created", created_key(record))
+        for tag in record.tags:
+            index.delete("tags", self._label_key(volume, tag))
         if record.git:
             index.delete("commits", self._commit_key(volume, record))
         index.delete("snapshots", keys.u64(record.epoch))
@@ -291,6 +236,10 @@ class Snapshots:
         if view is not None:
             view.gone = True
         self._core.epochs.doom(record.epoch)
+
+
+def _without(record: SnapshotRecord, tag: str) -> SnapshotRecord:
+    return msgspec.structs.replace(record, tags=[kept for kept in record.tags if kept != tag])
 
 
 def check_texts(message: str, meta: dict[str, str]) -> None:

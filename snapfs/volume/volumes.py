@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 
+from snapfs.api import EventKind
 from snapfs.errors import AlreadyExists, Conflict, Invalid, NameTooLong, NotEmpty, NotFound
 from snapfs.format import keys, records
 from snapfs.format.records import Inode, VolumeRecord
@@ -78,14 +79,15 @@ class Volumes:
         core.put_inode(head, Inode(root, permissions, 2, uid, gid, 0, 0, 0, now, now, now, now))
         return self._add(name, root, head, now)
 
-    def create_from(self, name: str, root: Ino, origin: Epoch) -> Volume:
-        """A clone: a volume whose head begins as the frozen epoch ``origin``, in O(1)."""
+    def create_from(self, name: str, root: Ino, origin: Epoch, address: str) -> Volume:
+        """A clone: a volume whose head begins as the frozen epoch ``origin``, in O(1).  ``address`` is
+        ``volume@snapshot`` of it, to be told."""
         self._check_new(name)
         core = self._core
         core.admit()
         number = VolumeId(core.epochs.number())
         head = View(number, core.epochs.path(core.epochs.create(origin, number)), writable=True)
-        return self._add(name, root, head, now_ns())
+        return self._add(name, root, head, now_ns(), address)
 
     def _check_new(self, name: str) -> None:
         check_label(name, "volume")
@@ -93,11 +95,12 @@ class Volumes:
         if name in self._by_name:
             raise AlreadyExists(f"volume {name!r} exists already")
 
-    def _add(self, name: str, root: Ino, head: View, now: int) -> Volume:
+    def _add(self, name: str, root: Ino, head: View, now: int, origin: str = "") -> Volume:
         record = VolumeRecord(id=head.volume_id, name=name, root=root, head=head.epoch, created_ns=now)
         volume = Volume(record, head)
         self._register(volume)
         self.save(volume)
+        self._core.events.append(EventKind.VOLUME_CREATED, name, message=origin)
         return volume
 
     def save(self, volume: Volume) -> None:
@@ -132,10 +135,11 @@ class Volumes:
         core.index.delete("volumes", keys.u64(volume.id))
         del self._by_name[name]
         del self._by_id[volume.id]
+        core.events.append(EventKind.VOLUME_DELETED, name)
 
 
 def check_label(name: str, what: str) -> str:
-    """Check the name of a volume or snapshot, which is also a directory's name.
+    """Check the name of a volume, snapshot or tag, which is also a name in a directory.
 
     Raises:
         Invalid, NameTooLong.

@@ -22,7 +22,7 @@ import msgspec
 import pyfastcdc
 import trio
 
-from snapfs.errors import NotFound
+from snapfs.errors import NotFound, SnapfsError
 from snapfs.extents import Extent, plan_write
 from snapfs.store.blocks import Bytes, Placed, digest
 from snapfs.types import BLOCK_BYTES_MAX, BlockId, Ino, VolumeId
@@ -30,11 +30,8 @@ from snapfs.versions.epochs import View
 from snapfs.volume.core import Core
 from snapfs.volume.runs import Runs
 
-DIRTY_BYTES_MAX: Final = 128 * 1024 * 1024
-"""Writers wait while more than this is dirty."""
-
 FLUSH_BYTES: Final = 32 * 1024 * 1024
-"""Flushing begins in the background when this much is dirty."""
+"""Flushing begins in the background when this much is dirty (or half of what may be)."""
 
 INLINE_BYTES: Final = 64 * 1024
 """Work on fewer bytes costs less than handing it to a thread (about 60 us)."""
@@ -81,8 +78,10 @@ class DirtyFile:
 
 
 class Writeback:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, dirty_bytes_max: int) -> None:
         self._core = core
+        self._dirty_bytes_max = dirty_bytes_max
+        self._flush_bytes = min(FLUSH_BYTES, dirty_bytes_max // 2)
         self._files: dict[tuple[VolumeId, Ino], DirtyFile] = {}
         self._lock = trio.Lock()
         self._held: dict[VolumeId, trio.Event] = {}
@@ -108,7 +107,7 @@ class Writeback:
         Raises:
             NoSpace: the disk could not take it.
         """
-        while view.volume_id in self._held or 0 < self._core.dirty_bytes > DIRTY_BYTES_MAX - size:
+        while view.volume_id in self._held or 0 < self._core.dirty_bytes > self._dirty_bytes_max - size:
             held = self._held.get(view.volume_id)
             if held is not None:
                 await held.wait()
@@ -124,7 +123,7 @@ class Writeback:
         file.runs.write(offset, data)
         self._core.dirty_bytes += file.runs.total_bytes - before
         self._core.dirty_runs += len(file.runs.offsets) - runs
-        if self._core.dirty_bytes > FLUSH_BYTES:
+        if self._core.dirty_bytes > self._flush_bytes:
             self.wanted.set()
 
     def truncate(self, view: View, ino: Ino, size: int) -> None:
@@ -190,6 +189,9 @@ class Writeback:
                 file.taken, file.runs, file.limit = file.runs, Runs(), file.runs.end
             try:
                 await self._store(chosen, final)
+            except SnapfsError as error:
+                self._core.events.warn(f"written data could not be stored: {error.message}")
+                raise
             finally:
                 for file in chosen:  # empty unless something failed
                     self._give_back(file)

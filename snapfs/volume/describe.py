@@ -1,0 +1,53 @@
+"""Volumes and snapshots as the records of ``snapfs.api``."""
+
+from __future__ import annotations
+
+from snapfs import api
+from snapfs.format.records import SnapshotRecord
+from snapfs.types import Epoch
+from snapfs.versions.epochs import Epochs
+from snapfs.volume.snapshots import Snapshots
+from snapfs.volume.volumes import Volume, Volumes
+
+
+class Describe:
+    def __init__(self, epochs: Epochs, volumes: Volumes, snapshots: Snapshots) -> None:
+        self._epochs = epochs
+        self._volumes = volumes
+        self._snapshots = snapshots
+
+    def volume(self, volume: Volume) -> api.Volume:
+        return api.Volume(
+            name=volume.name,
+            snapshots=self._snapshots.count(volume),
+            created_ns=volume.created_ns,
+            parent=self._address(self._snapshots.base(volume)),
+        )
+
+    def snapshot(
+        self, volume: Volume, record: SnapshotRecord, *, base: Epoch | None = None, created: bool = True
+    ) -> api.Snapshot:
+        """The base, for those who describe many: of ``base_of(volume)``."""
+        current = self.base_of(volume) if base is None else base
+        parent = next(self._snapshots.ancestry(self._epochs.parent(record.epoch)), None)
+        return api.Snapshot(
+            volume=volume.name,
+            name=record.name,
+            created_ns=record.created_ns,
+            message=record.message,
+            meta=record.meta,
+            git=record.git,
+            parent=self._address(parent),
+            current=current == record.epoch,
+            created=created,
+            tags=record.tags,
+        )
+
+    def base_of(self, volume: Volume) -> Epoch:
+        """Epoch of the snapshot that the head stands on; 0 if there is none."""
+        base = self._snapshots.base(volume)
+        return base.epoch if base else Epoch(0)
+
+    def _address(self, record: SnapshotRecord | None) -> str:
+        owner = self._volumes.by_id(record.volume) if record else None
+        return f"{owner.name}@{record.name}" if owner and record else ""
