@@ -1,66 +1,164 @@
-"""Which methods a service object offers over the channel, learnt from its type hints.
+"""Who may call what: one table for every method that a server of ours answers.
 
-A public ``async def`` is a call with one result; a public method that returns an ``AsyncIterator`` is a
-stream.  All parameters are keyword-only.  A parameter named ``progress`` is not the caller's to give: the
-server passes a function that sends progress replies.
+Invariants:
+
+- ``METHODS`` names every RPC of ``snapfs.v1`` and of the health and reflection services; a method that it does not
+  name is refused.  Tests prove it total and that every field it names exists.
+- ``authorize`` looks at the caller and the request only: it tells nobody whether a volume exists.
+- A caller narrowed to volumes reaches these and nothing that tells of others.  What lists things of many volumes is
+  FILTERED: its handler shows the caller's volumes only.
+
+No trio, no grpc here: commands without a daemon need it too.
 """
 
 from __future__ import annotations
 
-import collections.abc
-import inspect
-import typing
-from typing import Any, Final, NamedTuple
+import enum
+from typing import Final
 
 import msgspec
+from google.protobuf.message import Message
 
 from snapfs import errors
-
-PROGRESS: Final = "progress"
-
-
-class Method(NamedTuple):
-    name: str
-    params: type[msgspec.Struct]
-    """One field a parameter; unknown fields are refused."""
-    result: Any
-    """Type of the result, or of one item of a stream."""
-    stream: bool
-    progress: bool
-
-    def arguments(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Checked and converted keyword arguments.
-
-        Raises:
-            Invalid: a parameter is missing, unknown or of another type.
-        """
-        try:
-            checked = msgspec.convert(params, self.params)
-        except msgspec.ValidationError as error:
-            raise errors.Invalid(f"{self.name}: {error}") from None
-        return {field: getattr(checked, field) for field in self.params.__struct_fields__}
+from snapfs.api import Caller, Role
 
 
-def _method(name: str, function: Any) -> Method:
-    hints = typing.get_type_hints(function)
-    returns = hints.pop("return")
-    progress = hints.pop(PROGRESS, None) is not None
-    stream = typing.get_origin(returns) is collections.abc.AsyncIterator
-    if stream:
-        (returns,) = typing.get_args(returns)
-    parameters = inspect.signature(function).parameters
-    fields: list[Any] = [
-        (key, hint) if parameters[key].default is inspect.Parameter.empty else (key, hint, parameters[key].default)
-        for key, hint in hints.items()
-    ]
-    params = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
-    return Method(name, params, returns, stream, progress)
+class Reach(enum.Enum):
+    """What of a store a method tells or touches."""
+
+    VOLUMES = enum.auto()
+    """The volumes that the request names."""
+    FILTERED = enum.auto()
+    """The volumes that the caller may touch; the handler leaves the others out."""
+    STORE = enum.auto()
+    """The store as a whole: not for callers narrowed to volumes."""
+    NOTHING = enum.auto()
+    """Nothing of a volume."""
 
 
-def methods_of(cls: type) -> dict[str, Method]:
-    """The public methods of a service class, by name."""
-    return {
-        name: _method(name, function)
-        for name, function in inspect.getmembers(cls, inspect.isfunction)
-        if not name.startswith("_")
-    }
+class Method(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call of an RPC takes."""
+
+    role: Role | None
+    """The least role; None: anybody, also who is not known."""
+    reach: Reach
+    mutating: bool = False
+    """Changes something: goes into the audit log."""
+    volumes: tuple[str, ...] = ()
+    """Fields of the request that name volumes.  An empty one stands, but for the first of a method that is not
+    FILTERED, for no further volume."""
+    role_with: tuple[tuple[str, Role], ...] = ()
+    """(field, role): the least role of a request in which that field is set."""
+
+
+ANYBODY: Final = None
+_RANK: Final = {role: rank for rank, role in enumerate((Role.VIEWER, Role.OPERATOR, Role.ADMIN))}
+
+
+def _named(role: Role, *volumes: str) -> Method:
+    return Method(role=role, reach=Reach.VOLUMES, volumes=volumes, mutating=role is not Role.VIEWER)
+
+
+def _filtered(*volumes: str) -> Method:
+    return Method(role=Role.VIEWER, reach=Reach.FILTERED, volumes=volumes)
+
+
+def _store(role: Role, *, mutating: bool = False) -> Method:
+    return Method(role=role, reach=Reach.STORE, mutating=mutating)
+
+
+METHODS: Final[dict[str, Method]] = {
+    "snapfs.v1.VolumeService/CreateVolume": _named(Role.OPERATOR, "name"),
+    "snapfs.v1.VolumeService/GetVolume": _named(Role.VIEWER, "name"),
+    "snapfs.v1.VolumeService/ListVolumes": _filtered(),
+    "snapfs.v1.VolumeService/DeleteVolume": _named(Role.OPERATOR, "name"),
+    "snapfs.v1.VolumeService/Clone": _named(Role.OPERATOR, "volume", "name"),
+    "snapfs.v1.VolumeService/Checkout": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.VolumeService/Restore": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.VolumeService/Status": _named(Role.VIEWER, "volume"),
+    "snapfs.v1.SnapshotService/CreateSnapshot": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.SnapshotService/GetSnapshot": _named(Role.VIEWER, "volume"),
+    "snapfs.v1.SnapshotService/ListSnapshots": _filtered("volume"),
+    # across clones: a caller must be allowed where it begins, and sees what it may on the way
+    "snapfs.v1.SnapshotService/ListAncestry": _filtered("volume"),
+    "snapfs.v1.SnapshotService/RenameSnapshot": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.SnapshotService/DeleteSnapshot": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.SnapshotService/TagSnapshot": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.SnapshotService/DeleteTag": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.SnapshotService/CarrySnapshots": _named(Role.OPERATOR, "volume"),
+    "snapfs.v1.SnapshotService/Diff": _named(Role.VIEWER, "volume", "other_volume"),
+    # space is shared by all volumes: numbers of the store, and what a check finds, tell of each of them
+    "snapfs.v1.StoreService/GetStore": _store(Role.VIEWER),
+    "snapfs.v1.StoreService/CheckStore": _store(Role.OPERATOR, mutating=True),
+    "snapfs.v1.StoreService/GetMetrics": _store(Role.VIEWER),
+    "snapfs.v1.StoreService/GetSettings": _store(Role.VIEWER),
+    "snapfs.v1.StoreService/UpdateSetting": _store(Role.ADMIN, mutating=True),
+    "snapfs.v1.StoreService/ReloadSettings": _store(Role.ADMIN, mutating=True),
+    "snapfs.v1.OperationService/GetOperation": _store(Role.VIEWER),
+    "snapfs.v1.OperationService/ListOperations": _store(Role.VIEWER),
+    "snapfs.v1.OperationService/CancelOperation": _store(Role.OPERATOR, mutating=True),
+    "snapfs.v1.OperationService/WatchOperation": Method(
+        role=Role.VIEWER, reach=Reach.STORE, role_with=(("cancel_when_abandoned", Role.OPERATOR),)
+    ),
+    "snapfs.v1.EventService/WatchEvents": _filtered("volume"),
+    "snapfs.v1.AccessService/GetCaller": Method(role=Role.VIEWER, reach=Reach.NOTHING),
+    "snapfs.v1.AccessService/CreateToken": _store(Role.ADMIN, mutating=True),
+    "snapfs.v1.AccessService/ListTokens": _store(Role.ADMIN),
+    "snapfs.v1.AccessService/RevokeToken": _store(Role.ADMIN, mutating=True),
+    "snapfs.v1.AccessService/ListAuditEntries": _store(Role.ADMIN),
+    "grpc.health.v1.Health/Check": Method(role=ANYBODY, reach=Reach.NOTHING),
+    "grpc.health.v1.Health/List": Method(role=ANYBODY, reach=Reach.NOTHING),
+    "grpc.health.v1.Health/Watch": Method(role=ANYBODY, reach=Reach.NOTHING),
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Method(role=Role.VIEWER, reach=Reach.NOTHING),
+}
+"""By ``package.Service/Method``."""
+
+
+def find(method: str) -> Method:
+    """Raises:
+    Unsupported: no such method.
+    """
+    known = METHODS.get(method)
+    if known is None:
+        raise errors.Unsupported(f"no method {method}", hint="the daemon is of another version")
+    return known
+
+
+def authorize(method: str, request: Message, caller: Caller) -> None:
+    """Let a known caller pass, or refuse it.
+
+    Raises:
+        NotPermitted: its role is too low, or it may not touch the volume.
+        Unsupported: no such method.
+    """
+    rule = find(method)
+    short = method.rpartition("/")[2]
+    for role in (rule.role, *(role for field, role in rule.role_with if getattr(request, field))):
+        if role is not None and _RANK[caller.role] < _RANK[role]:
+            raise errors.NotPermitted(
+                f"{short} takes the role {role}; {caller.name} is {caller.role}", hint=f"use a token of an {role}"
+            )
+    if caller.volumes:
+        _authorize_volumes(rule, short, request, caller)
+
+
+def _authorize_volumes(rule: Method, short: str, request: Message, caller: Caller) -> None:
+    if rule.reach is Reach.STORE:
+        raise errors.NotPermitted(
+            f"{short} concerns the whole store; {caller.name} may touch some volumes only",
+            hint="use a token that is not narrowed to volumes",
+        )
+    for place, field in enumerate(rule.volumes):
+        volume: str = getattr(request, field)
+        if not volume and (place or rule.reach is Reach.FILTERED):
+            continue
+        if volume not in caller.volumes:
+            raise errors.NotPermitted(
+                f"{caller.name} may not touch the volume {volume!r}",
+                hint="use a token that is for this volume: see `snap token create --volume`",
+            )
+
+
+def visible(caller: Caller) -> frozenset[str] | None:
+    """Names of the volumes that a FILTERED method shows the caller; None: all."""
+    return frozenset(caller.volumes) if caller.volumes else None

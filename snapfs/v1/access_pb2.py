@@ -25,39 +25,39 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16snapfs/v1/access.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetCallerRequest\"Q\n\x11GetCallerResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.snapfs.v1.Role\x12\x0f\n\x07volumes\x18\x03 \x03(\t\"\xd8\x01\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.snapfs.v1.Role\x12\x0f\n\x07volumes\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x12\x43reateTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.snapfs.v1.Role\x12\x0f\n\x07volumes\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x13\x43reateTokenResponse\x12\x1f\n\x05token\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x13\n\x11ListTokensRequest\"6\n\x12ListTokensResponse\x12 \n\x06tokens\x18\x01 \x03(\x0b\x32\x10.snapfs.v1.Token\"\"\n\x12RevokeTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x13RevokeTokenResponse\x12\x1f\n\x05token\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Token\"\x97\x01\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0f\n\x07request\x18\x06 \x01(\t\x12\x0e\n\x06result\x18\x07 \x01(\t\"z\n\x17ListAuditEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x04\x66rom\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\"[\n\x18ListAuditEntriesResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.snapfs.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\x9b\x03\n\rAccessService\x12\x46\n\tGetCaller\x12\x1b.snapfs.v1.GetCallerRequest\x1a\x1c.snapfs.v1.GetCallerResponse\x12L\n\x0b\x43reateToken\x12\x1d.snapfs.v1.CreateTokenRequest\x1a\x1e.snapfs.v1.CreateTokenResponse\x12I\n\nListTokens\x12\x1c.snapfs.v1.ListTokensRequest\x1a\x1d.snapfs.v1.ListTokensResponse\x12L\n\x0bRevokeToken\x12\x1d.snapfs.v1.RevokeTokenRequest\x1a\x1e.snapfs.v1.RevokeTokenResponse\x12[\n\x10ListAuditEntries\x12\".snapfs.v1.ListAuditEntriesRequest\x1a#.snapfs.v1.ListAuditEntriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16snapfs/v1/access.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetCallerRequest\"Q\n\x11GetCallerResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.snapfs.v1.Role\x12\x0f\n\x07volumes\x18\x03 \x03(\t\"\xed\x01\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.snapfs.v1.Role\x12\x0f\n\x07volumes\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x08\"\x98\x01\n\x12\x43reateTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.snapfs.v1.Role\x12\x0f\n\x07volumes\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x08\"F\n\x13\x43reateTokenResponse\x12\x1f\n\x05token\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x13\n\x11ListTokensRequest\"6\n\x12ListTokensResponse\x12 \n\x06tokens\x18\x01 \x03(\x0b\x32\x10.snapfs.v1.Token\"\"\n\x12RevokeTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x13RevokeTokenResponse\x12\x1f\n\x05token\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Token\"\x97\x01\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0f\n\x07request\x18\x06 \x01(\t\x12\x0e\n\x06result\x18\x07 \x01(\t\"\x7f\n\x17ListAuditEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\"[\n\x18ListAuditEntriesResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.snapfs.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\x9b\x03\n\rAccessService\x12\x46\n\tGetCaller\x12\x1b.snapfs.v1.GetCallerRequest\x1a\x1c.snapfs.v1.GetCallerResponse\x12L\n\x0b\x43reateToken\x12\x1d.snapfs.v1.CreateTokenRequest\x1a\x1e.snapfs.v1.CreateTokenResponse\x12I\n\nListTokens\x12\x1c.snapfs.v1.ListTokensRequest\x1a\x1d.snapfs.v1.ListTokensResponse\x12L\n\x0bRevokeToken\x12\x1d.snapfs.v1.RevokeTokenRequest\x1a\x1e.snapfs.v1.RevokeTokenResponse\x12[\n\x10ListAuditEntries\x12\".snapfs.v1.ListAuditEntriesRequest\x1a#.snapfs.v1.ListAuditEntriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'snapfs.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1138
-  _globals['_ROLE']._serialized_end=1218
+  _globals['_ROLE']._serialized_start=1185
+  _globals['_ROLE']._serialized_end=1265
   _globals['_GETCALLERREQUEST']._serialized_start=70
   _globals['_GETCALLERREQUEST']._serialized_end=88
   _globals['_GETCALLERRESPONSE']._serialized_start=90
   _globals['_GETCALLERRESPONSE']._serialized_end=171
   _globals['_TOKEN']._serialized_start=174
-  _globals['_TOKEN']._serialized_end=390
-  _globals['_CREATETOKENREQUEST']._serialized_start=393
-  _globals['_CREATETOKENREQUEST']._serialized_end=524
-  _globals['_CREATETOKENRESPONSE']._serialized_start=526
-  _globals['_CREATETOKENRESPONSE']._serialized_end=596
-  _globals['_LISTTOKENSREQUEST']._serialized_start=598
-  _globals['_LISTTOKENSREQUEST']._serialized_end=617
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=619
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=673
-  _globals['_REVOKETOKENREQUEST']._serialized_start=675
-  _globals['_REVOKETOKENREQUEST']._serialized_end=709
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=711
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=765
-  _globals['_AUDITENTRY']._serialized_start=768
-  _globals['_AUDITENTRY']._serialized_end=919
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=921
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=1043
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=1045
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1136
-  _globals['_ACCESSSERVICE']._serialized_start=1221
-  _globals['_ACCESSSERVICE']._serialized_end=1632
+  _globals['_TOKEN']._serialized_end=411
+  _globals['_CREATETOKENREQUEST']._serialized_start=414
+  _globals['_CREATETOKENREQUEST']._serialized_end=566
+  _globals['_CREATETOKENRESPONSE']._serialized_start=568
+  _globals['_CREATETOKENRESPONSE']._serialized_end=638
+  _globals['_LISTTOKENSREQUEST']._serialized_start=640
+  _globals['_LISTTOKENSREQUEST']._serialized_end=659
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=661
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=715
+  _globals['_REVOKETOKENREQUEST']._serialized_start=717
+  _globals['_REVOKETOKENREQUEST']._serialized_end=751
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=753
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=807
+  _globals['_AUDITENTRY']._serialized_start=810
+  _globals['_AUDITENTRY']._serialized_end=961
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=963
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=1090
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=1092
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1183
+  _globals['_ACCESSSERVICE']._serialized_start=1268
+  _globals['_ACCESSSERVICE']._serialized_end=1679
 # @@protoc_insertion_point(module_scope)
