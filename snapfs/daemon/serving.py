@@ -1,85 +1,227 @@
-"""Composition root: the store, the service, the mount and the channel, wired, and ended in the right order.
+"""Composition root: the store, the service, the mount and the API, wired, and ended in the right order.
 
 The end, for whatever reason it comes:
-  1. the channel takes no more calls and those that run are cancelled, while the mount still answers;
+  1. the API takes no more calls, those that run end or are cancelled, while the mount still answers;
   2. unmount: the kernel hands over its dirty pages through us (a mount in use is asked for them, then
      detached);
   3. flush and commit everything;
   4. close the store, which frees its lock: whoever waits for that knows that nothing was lost.
+
+After a signal all of that together is bounded by ``daemon.stop_seconds``: a step that takes too long is given up for
+the next one, and at last the process ends (``bound``).
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import structlog
 import trio
 
-from snapfs.daemon.places import checked_mountpoint
+from snapfs.access import Access
+from snapfs.config import Config, Settings
+from snapfs.daemon.bound import Bound
+from snapfs.daemon.exporter import Exporter
+from snapfs.daemon.places import checked_mountpoint, clear_stale
+from snapfs.daemon.supervisor import Supervisor
+from snapfs.errors import SnapfsError
 from snapfs.fuse.session import Options, Session, check_device
-from snapfs.rpc import server, wire
+from snapfs.metrics import Metrics
+from snapfs.operations import Operations
+from snapfs.rpc import server
+from snapfs.rpc.dispatch import Dispatcher
+from snapfs.rpc.endpoints import TcpEndpoint, UnixEndpoint
 from snapfs.service import Service
+from snapfs.store import layout
+from snapfs.timings import Timings
 from snapfs.volume.lake import Lake
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_UNMOUNT_PART: Final = 0.5
+"""Of the time to stop, what the kernel may take at most to hand over what it has; the rest is for flush and commit."""
+_REQUESTS_SECONDS: Final = 2.0
+"""For requests that run when the mount is gone: nobody hears of their answers."""
 
 
-def serve(
-    store: Path, mountpoint: Path, options: Options, *, opened: Callable[[], None], ready: Callable[[], None]
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What the process around it does for ``serve``."""
+
+    configure: Callable[[Config], None]
+    """Log as the configuration says."""
+    opened: Callable[[], None]
+    """Called once the store is ours."""
+    ready: Callable[[], None]
+    """Called once the mount and the API can be used."""
+    supervisor: Supervisor
+    hangup_ends: bool = False
+    """SIGHUP tells that the terminal is gone, not to reload."""
+
+
+def serve(store: Path, mountpoint: Path, options: Options, process: Process) -> None:
     """Mount the store and serve it until it is unmounted or a signal says to end.
 
     Args:
-        opened: called once the store is ours.
-        ready: called once the mount and the channel can be used.
+        options: what of the mount was asked for besides the configuration.
 
     Raises:
         SnapfsError: it cannot be mounted, or the store failed; perhaps within an ExceptionGroup.
     """
+    settings = Settings(store)
+    config = settings.config
+    process.configure(config)
     place = checked_mountpoint(store, mountpoint)
     check_device()
-    lake = Lake.open(store, mountpoint=str(place))
-    try:
-        opened()
-        trio.run(_serve, lake, place, options, ready)
-    finally:
-        lake.close()
-    log.info("store %s closed", lake.path)
+    for stale in clear_stale(store):
+        log.warning("cleared the mount of a daemon that died", mountpoint=stale)
+    with closing(Lake.open(store, mountpoint=str(place), limits=config.limits())) as lake:
+        process.opened()
+        bound = Bound(place, lambda: lake.core.dirty_bytes)
+        options = Options(
+            allow_other=options.allow_other or config.mount.allow_other,
+            xattrs=options.xattrs or config.mount.xattrs,
+        )
+        trio.run(_Daemon(lake, settings, place, options, process, bound).run)
+    log.info("the store is closed", store=lake.path)
+    bound.met()
 
 
-async def _serve(lake: Lake, mountpoint: Path, options: Options, ready: Callable[[], None]) -> None:
-    session = Session(lake, mountpoint, options)
-    with trio.open_signal_receiver(*_ENDING) as signals:
-        async with lake.running():
-            session.mount()
-            try:
-                await _serve_mount(lake, session, signals, ready)
-            finally:
-                session.close()
+class _Daemon:
+    """One mount of one store."""
 
+    def __init__(
+        self, lake: Lake, settings: Settings, mountpoint: Path, options: Options, process: Process, bound: Bound
+    ) -> None:
+        self._lake = lake
+        self._settings = settings
+        self._mountpoint = mountpoint
+        self._session = Session(lake, mountpoint, options)
+        self._process = process
+        self._bound = bound
+        self._calls = Timings()
+        self._metrics = Metrics(
+            lake, fuse=self._session.timings, rpc=self._calls, open_files=self._session.files_open
+        )
 
-async def _serve_mount(
-    lake: Lake, session: Session, signals: AsyncIterator[int], ready: Callable[[], None]
-) -> None:
-    async with trio.open_nursery() as requests:
-        await requests.start(session.run)
-        async with trio.open_nursery() as calls:
-            await calls.start(server.serve, Service(lake, session.kernel), lake.path / wire.DIRECTORY_NAME)
-            log.info("store %s is mounted", lake.path)
-            ready()
-            calls.start_soon(_until_signal, signals, calls.cancel_scope)
+    async def run(self) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with self._lake.running():
+                self._session.mount()
+                try:
+                    await self._serve_mount(signals)
+                finally:
+                    self._session.close()
+
+    async def _serve_mount(self, signals: AsyncIterator[int]) -> None:
+        session = self._session
+        async with trio.open_nursery() as requests:
+            await requests.start(session.run)
+            requests.start_soon(self._process.supervisor.feed_watchdog)
+            async with self._api() as addresses, trio.open_nursery() as waiting:
+                log.info(
+                    "the store is mounted", store=self._lake.path, mountpoint=self._mountpoint, pid=os.getpid(),
+                    addresses=" ".join(addresses),
+                )  # fmt: skip
+                self._process.ready()
+                self._process.supervisor.ready(self._status())
+                waiting.start_soon(self._follow_signals, signals, waiting.cancel_scope)
+                await session.ended.wait()
+                waiting.cancel_scope.cancel()
+            self._process.supervisor.stopping("ending")
+            if not session.ended.is_set():
+                await session.unmount(self._bound.share(_UNMOUNT_PART))
+            requests.cancel_scope.deadline = trio.current_time() + _REQUESTS_SECONDS
             await session.ended.wait()
-            calls.cancel_scope.cancel()
-        await session.unmount()
+            requests.cancel_scope.cancel()
+
+    def _status(self) -> str:
+        return f"{self._lake.path} is mounted at {self._mountpoint}"
+
+    @asynccontextmanager
+    async def _api(self) -> AsyncIterator[list[str]]:
+        """The API is served while inside; its addresses."""
+        lake, config = self._lake, self._settings.config
+        access = Access(lake.path)
+        operations = Operations()
+        dispatcher = Dispatcher(
+            Service(lake, self._session.kernel),
+            operations,
+            access,
+            self._settings,
+            metrics=self._metrics.text,
+            sound=lambda: lake.index.failure is None,
+        )
+        access.new_owner_secret()
+        try:
+            async with access.running(), trio.open_nursery() as nursery:
+                exporter = Exporter(self._metrics.text, nursery)
+                exporter.serve(config.metrics.address)
+                self._settings.follow(lambda changed: self._apply(changed, exporter))
+                await nursery.start(operations.run)
+                listen = partial(server.serve, observe=self._calls.observe)
+                yield await nursery.start(listen, dispatcher, access, _places(lake.path, config))
+                nursery.cancel_scope.cancel()
+        finally:
+            access.remove_owner_secret()
+
+    # -- while it runs
+
+    def _apply(self, config: Config, exporter: Exporter) -> None:
+        """Put changed settings into force.  Raises Unavailable: an address cannot be had."""
+        exporter.serve(config.metrics.address)
+        self._process.configure(config)
+
+    async def _follow_signals(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for number in signals:
+            name = signal.Signals(number).name
+            if number == signal.SIGHUP and not self._process.hangup_ends:
+                self._reload()
+                continue
+            stop_seconds = self._settings.config.daemon.stop_seconds
+            log.info("ending", signal=name, stop_seconds=stop_seconds, unflushed_bytes=self._lake.core.dirty_bytes)
+            self._bound.begin(stop_seconds)
+            scope.cancel()
+            return
+
+    def _reload(self) -> None:
+        supervisor = self._process.supervisor
+        supervisor.reloading()
+        try:
+            done = self._settings.reload()
+            log.info("reloaded the configuration", applied=",".join(done.applied), waiting=",".join(done.waiting))
+        except SnapfsError as error:
+            log.error("the configuration stays as it was", reason=error.message, hint=error.hint)
+        supervisor.ready(self._status())
 
 
-async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for number in signals:
-        log.info("ending on %s", signal.Signals(number).name)
-        scope.cancel()
-        return
+def _places(store: Path, config: Config) -> list[UnixEndpoint | TcpEndpoint]:
+    """Where to listen: in the store always, and wherever the configuration says."""
+    control, listen = config.control, config.listen
+    places: list[UnixEndpoint | TcpEndpoint] = [UnixEndpoint(directory=store / layout.CONTROL)]
+    if control.directory:
+        places.append(UnixEndpoint(directory=Path(control.directory), group=control.group))
+    if listen.address:
+        places.append(
+            TcpEndpoint(
+                address=listen.address,
+                certificate=_path(listen.certificate),
+                key=_path(listen.key),
+                client_ca=_path(listen.client_ca),
+                plaintext=listen.plaintext,
+            )
+        )
+    return places
+
+
+def _path(name: str) -> Path | None:
+    return Path(name) if name else None

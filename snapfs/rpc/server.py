@@ -1,292 +1,375 @@
-"""The daemon's side of the channel.
+"""The daemon's gRPC server: threads of grpc's in front, the dispatcher on the trio thread behind.
 
 Invariants:
 
-- The socket (0600) lives in a directory of mode 0700: who can reach it owns the store.
-- One call at a time for each client; a client that goes away cancels its call.
-- Nothing that a client sends ends the server, and no error of a call ends its client's connection.
-- Clients and the size of their messages are bounded; a stream is only as fast as its reader.
+- A call goes: who is it, may it wait, its request, the dispatcher, its responses.  Of a caller that is not known
+  nothing is read and nothing waits.
+- A call that its client gives up, whose deadline passes or whose client dies is cancelled on the trio side, too.
+- Calls, their size, the threads they hold and the time that a client may take to send or to take a message are
+  bounded.  Streams that wait for something to happen hold ``WAITING_MAX`` threads at most: others stay for work.
+- At the end: no new calls, streams that wait end at once, the others get ``GRACE_SECONDS``.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, Final
+import threading
+import time
+import urllib.parse
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Final
 
 import trio
+from google.protobuf.message import Message
 
-from snapfs import errors
-from snapfs.rpc import wire
-from snapfs.rpc.methods import PROGRESS, Method, methods_of
-from snapfs.rpc.wire import Reply, ReplyKind
+import snapfs
+from snapfs import api, errors
+from snapfs.access.callers import Access, Transport
+from snapfs.errors import Kind, SnapfsError
+from snapfs.rpc import bridge, endpoints, methods, reflection, requests, status
+from snapfs.rpc.bridge import Bridge
+from snapfs.rpc.dispatch import Dispatcher, Rpc
+from snapfs.rpc.endpoints import TcpEndpoint, UnixEndpoint
+from snapfs.rpc.library import grpc
 
-CLIENTS_MAX: Final = 64
-"""Each holds a task and its buffers; far more than people and hooks of one machine need."""
+THREADS_MAX: Final = 96
+WAITING_MAX: Final = 48
+"""Of these threads, for streams that wait."""
 
-IDLE_SECONDS_MAX: Final = 60.0
-"""How long a client may be silent between calls before its place is given away."""
+CALLS_MAX: Final = 1024
+"""At once, most of them queueing for a thread; beyond: refused."""
 
-RECEIVE_BYTES: Final = 64 * 1024
-BATCH_BYTES: Final = 32 * 1024
-"""Items of a stream are gathered up to this size into one send."""
+REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
+REQUEST_SECONDS_MAX: Final = 20.0
+"""For a request to come once its call has begun."""
 
-PROGRESS_INTERVAL_SECONDS: Final = 0.1
+GRACE_SECONDS: Final = 2.0
+
+_WAITING: Final = frozenset(
+    {
+        "snapfs.v1.EventService/WatchEvents",
+        "snapfs.v1.OperationService/WatchOperation",
+        "grpc.health.v1.Health/Watch",
+        reflection.METHOD,
+    }
+)
+"""Streams that may last for ever."""
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_concurrent_streams", 256),  # of one connection
+    ("grpc.so_reuseport", 0),  # a port that is taken is an error
+    ("grpc.keepalive_time_ms", 30_000),  # a client that vanished is noticed
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+)
+
+Observe = Callable[[str, str, float], None]
+"""Told of each call that ends: method, code of its status, seconds."""
 
 _log = logging.getLogger(__name__)
 
 
-class _Gone(Exception):
-    """The client closed the connection, or breaks the protocol."""
-
-
-class _Connection:
-    """Lines to and from one client."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self._buffer = bytearray()
-
-    async def _fill(self) -> None:
-        if len(self._buffer) > wire.MESSAGE_BYTES_MAX:
-            raise _Gone
-        try:
-            data = await self._stream.receive_some(RECEIVE_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise _Gone from None
-        if not data:
-            raise _Gone
-        self._buffer += data
-
-    async def line(self) -> bytes:
-        with trio.move_on_after(IDLE_SECONDS_MAX):
-            searched = 0
-            while (end := self._buffer.find(b"\n", searched)) < 0:
-                searched = len(self._buffer)
-                await self._fill()
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            return line
-        raise _Gone
-
-    async def watch(self, scope: trio.CancelScope) -> None:
-        """Cancel ``scope`` when the client goes away; what it sends meanwhile is kept for later."""
-        try:
-            while True:
-                await self._fill()
-        except _Gone:
-            scope.cancel()
-
-    async def send(self, data: bytes | bytearray) -> None:
-        try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise _Gone from None
-
-
-class _Session:
-    """One client's calls on one service."""
-
-    def __init__(self, service: object, methods: dict[str, Method], connection: _Connection) -> None:
-        self._service = service
-        self._methods = methods
-        self._connection = connection
-
-    async def run(self) -> None:
-        """Until the client goes."""
-        with suppress(_Gone):
-            if not await self._greet():
-                return
-            while True:
-                line = await self._connection.line()
-                answered = False
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._connection.watch, nursery.cancel_scope)
-                    answered = await self._answer(line)
-                    nursery.cancel_scope.cancel()
-                if not answered:
-                    return
-
-    async def _greet(self) -> bool:
-        try:
-            hello = wire.decode(await self._connection.line(), wire.Hello)
-        except errors.Invalid as error:
-            await self._fail(error)
-            return False
-        await self._connection.send(wire.encode(wire.Hello(protocol=wire.PROTOCOL_VERSION, pid=os.getpid())))
-        return hello.protocol == wire.PROTOCOL_VERSION
-
-    async def _fail(self, error: errors.SnapfsError) -> None:
-        await self._connection.send(wire.encode(Reply(kind=ReplyKind.ERROR, value=wire.Failure.of(error))))
-
-    async def _answer(self, line: bytes) -> bool:
-        """False when the client is gone."""
-        try:
-            try:
-                call = wire.decode(line, wire.Call)
-                method = self._methods.get(call.method)
-                if method is None:
-                    raise errors.Unsupported(f"the daemon knows no method {call.method!r}")
-                await self._perform(method, method.arguments(call.params))
-            except errors.SnapfsError as error:
-                await self._fail(error)
-            except (_Gone, trio.Cancelled):
-                raise
-            except Exception as error:
-                _log.exception("a call failed unexpectedly")
-                await self._fail(
-                    errors.IOFailure(f"internal error: {type(error).__name__}: {error}", hint="see the log")
-                )
-        except _Gone:
-            return False
-        return True
-
-    async def _perform(self, method: Method, arguments: dict[str, Any]) -> None:
-        function = getattr(self._service, method.name)
-        if method.stream:
-            await self._stream(function(**arguments))
-        elif method.progress:
-            await self._with_progress(function, arguments)
-        else:
-            await self._result(await function(**arguments))
-
-    async def _result(self, value: object) -> None:
-        data = wire.encode(Reply(kind=ReplyKind.RESULT, value=value))
-        if len(data) > wire.MESSAGE_BYTES_MAX:
-            raise errors.TooLarge(f"the answer has {len(data)} bytes, more than the channel carries")
-        await self._connection.send(data)
-
-    async def _stream(self, items: Any) -> None:
-        batch = bytearray()
-        try:
-            async for item in items:
-                batch += wire.encode(Reply(kind=ReplyKind.ITEM, value=item))
-                if len(batch) >= BATCH_BYTES:
-                    await self._connection.send(batch)
-                    batch = bytearray()
-        except errors.SnapfsError:
-            await self._connection.send(batch)  # what came before the error is the client's
-            raise
-        finally:
-            with trio.CancelScope(shield=True):
-                await items.aclose()
-        await self._connection.send(batch + wire.encode(Reply(kind=ReplyKind.END)))
-
-    async def _with_progress(self, function: Any, arguments: dict[str, Any]) -> None:
-        """Progress is a plain function call for the service: keep the newest and send it now and then."""
-        newest: list[tuple[int, int]] = []
-
-        async def report() -> None:
-            while True:
-                await trio.sleep(PROGRESS_INTERVAL_SECONDS)
-                if newest:
-                    await self._connection.send(wire.encode(Reply(kind=ReplyKind.PROGRESS, value=newest.pop())))
-
-        async def report_until_gone(scope: trio.CancelScope) -> None:
-            try:
-                await report()
-            except _Gone:
-                scope.cancel()
-
-        def progress(done: int, total: int) -> None:
-            newest[:] = [(done, total)]
-
-        failure: errors.SnapfsError | None = None
-        result: object = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(report_until_gone, nursery.cancel_scope)
-            try:
-                result = await function(**arguments, **{PROGRESS: progress})
-            except errors.SnapfsError as error:
-                failure = error  # raised inside the nursery it would become an exception group
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        await self._result(result)
-
-
-async def serve_stream(service: object, stream: trio.abc.Stream) -> None:
-    """Serve one connected client until it goes."""
-    try:
-        await _Session(service, methods_of(type(service)), _Connection(stream)).run()
-    finally:
-        await trio.aclose_forcefully(stream)
-
-
-@contextmanager
-def short_path(directory: Path) -> Iterator[str]:
-    """A path of the socket in ``directory`` that fits a socket address."""
-    path = str(directory / wire.SOCKET_NAME)
-    if len(os.fsencode(path)) <= wire.SOCKET_PATH_BYTES_MAX:
-        yield path
-        return
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{wire.SOCKET_NAME}"
-    finally:
-        os.close(descriptor)
-
-
-def _listen(directory: Path) -> socket.socket:
-    """A listening socket; the caller holds the store's lock, so one that exists is a dead daemon's."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    directory.chmod(0o700)
-    path = directory / wire.SOCKET_NAME
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise errors.Invalid(f"{path} is in the way: not a socket", hint="move it away")
-        path.unlink()
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with short_path(directory) as address:
-            listening.bind(address)
-        path.chmod(0o600)
-        listening.listen(CLIENTS_MAX)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
 async def serve(
-    service: object, directory: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    dispatcher: Dispatcher,
+    access: Access,
+    places: Sequence[UnixEndpoint | TcpEndpoint],
+    *,
+    observe: Observe | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve ``service`` on ``directory/socket`` until cancelled.
+    """Serve until cancelled; started with the addresses, as places have them.
 
     Raises:
-        Invalid: something that is not a socket has the socket's name.
-        OSError: the host file system refuses the directory or the socket.
+        SnapfsError: as ``endpoints.bound`` and ``endpoints.listen``.
     """
-    listening = _listen(directory)
-    clients = trio.CapacityLimiter(CLIENTS_MAX)
-    methods = methods_of(type(service))
+    refused: SnapfsError | None = None
+    async with trio.open_nursery() as nursery:
+        work: Bridge = await nursery.start(_bridge)
+        calls = Calls(dispatcher, access, work, observe or (lambda method, code, seconds: None))
+        pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="rpc")
+        servers: list[grpc.Server] = []
+        with ExitStack() as stack:
+            try:
+                addresses = [_listen(place, calls, pool, servers, stack) for place in places]
+                for server in servers:
+                    server.start()
+                nursery.start_soon(calls.drop_the_slow)
+                task_status.started(addresses)
+                await trio.sleep_forever()
+            except SnapfsError as error:
+                refused = error  # raised in the nursery it would become a group
+                nursery.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await _end(servers, calls, work, pool)
+    if refused is not None:
+        raise refused
 
-    async def handle(stream: trio.SocketStream) -> None:
-        connection = _Connection(stream)
+
+async def _bridge(*, task_status: trio.TaskStatus[Bridge]) -> None:
+    await bridge.run(task_status=task_status)
+
+
+def _listen(
+    place: UnixEndpoint | TcpEndpoint,
+    calls: Calls,
+    pool: ThreadPoolExecutor,
+    servers: list[grpc.Server],
+    stack: ExitStack,
+) -> str:
+    transport = Transport.UNIX if isinstance(place, UnixEndpoint) else Transport.TCP
+    handlers: list[grpc.GenericRpcHandler] = [_Handlers(calls, transport)]
+    server = grpc.server(pool, handlers=handlers, options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+    servers.append(server)
+    if isinstance(place, UnixEndpoint):
+        return stack.enter_context(endpoints.bound(server, place))
+    return endpoints.listen(server, place)
+
+
+async def _end(servers: Sequence[grpc.Server], calls: Calls, work: Bridge, pool: ThreadPoolExecutor) -> None:
+    stopped = [server.stop(GRACE_SECONDS) for server in servers]
+    calls.end_waiting()
+    for one in stopped:
+        await trio.to_thread.run_sync(one.wait)
+    work.close()
+    await trio.to_thread.run_sync(pool.shutdown)  # not here: its threads wait for us
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Gives every method, known or not, to ``Calls``: as a stream of messages both ways, whatever it is for its
+    client (on the wire it is the same), so that a call is seen before its request is there."""
+
+    def __init__(self, calls: Calls, transport: Transport) -> None:
+        self._calls = calls
+        self._transport = transport
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        method = handler_call_details.method.removeprefix("/")
+
+        def answer(sent: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            return self._calls.answer(method, sent, context, self._transport)
+
+        return grpc.stream_stream_rpc_method_handler(answer)
+
+
+class Calls:
+    """Answers calls, each on a thread."""
+
+    def __init__(self, dispatcher: Dispatcher, access: Access, work: Bridge, observe: Observe) -> None:
+        self._dispatcher = dispatcher
+        self._access = access
+        self._work = work
+        self._observe = observe
+        self._lock = threading.Lock()
+        self._waiting: dict[grpc.ServicerContext, Callable[[], object]] = {}
+        """Streams that wait, with what ends them."""
+        self._ending = False
+        self._receiving: dict[grpc.ServicerContext, float] = {}
+        """Calls whose request is awaited, since when."""
+
+    # -- one call
+
+    def answer(
+        self, method: str, sent: Iterator[bytes], context: grpc.ServicerContext, transport: Transport
+    ) -> Iterator[bytes]:
+        """The responses, serialized."""
+        began = time.monotonic()
+        code = "CANCELLED"
         try:
-            clients.acquire_nowait()
-        except trio.WouldBlock:
-            with suppress(_Gone), trio.move_on_after(1):
-                full = errors.Busy(f"the daemon already serves {CLIENTS_MAX} clients", hint="try again")
-                await connection.send(wire.encode(Reply(kind=ReplyKind.ERROR, value=wire.Failure.of(full))))
-            return
-        try:
-            await _Session(service, methods, connection).run()
-        except Exception:
-            _log.exception("a client's connection failed unexpectedly")
+            yield from self._answer(method, sent, context, transport)
+            code = "OK"
+        except SnapfsError as error:
+            code = status.CODES[error.kind].name
+            self._fail(context, error)
+        except grpc.RpcError:
+            raise  # how grpc tells that the client is gone
+        except Exception as error:
+            _log.exception("%s failed unexpectedly", method)
+            code = status.CODES[Kind.IO].name
+            self._fail(context, errors.IOFailure(f"internal error: {type(error).__name__}: {error}"))
         finally:
-            clients.release()
+            known = method if method in methods.METHODS else "unknown"
+            self._observe(known, code, time.monotonic() - began)
 
-    try:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-        task_status.started()
-        await trio.serve_listeners(handle, [listener])
-    finally:
-        listening.close()
-        with suppress(FileNotFoundError):
-            (directory / wire.SOCKET_NAME).unlink()
+    def _answer(
+        self, method: str, sent: Iterator[bytes], context: grpc.ServicerContext, transport: Transport
+    ) -> Iterator[bytes]:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        _check_version(metadata.get(status.API_KEY, status.API_NUMBER))
+        peer = _peer(context)
+        try:
+            caller = self._caller(method, metadata, context, transport)
+        except errors.Unauthenticated as error:
+            self._dispatcher.refused(method, peer, error)
+            raise
+        context.send_initial_metadata(((status.VERSION_KEY, snapfs.__version__),))
+        if method in _WAITING:
+            with self._place(context):
+                yield from self._respond(method, sent, context, caller, peer)
+        else:
+            yield from self._respond(method, sent, context, caller, peer)
+
+    def _respond(
+        self, method: str, sent: Iterator[bytes], context: grpc.ServicerContext, caller: api.Caller, peer: str
+    ) -> Iterator[bytes]:
+        if method == reflection.METHOD:
+            yield from reflection.answer(self._received(sent, context))
+            return
+        rpc = self._dispatcher.rpcs[method]
+        request = self._request(rpc, sent, context)
+        if rpc.streams:
+            yield from self._stream(method, request, caller, peer, context)
+        else:
+            yield self._unary(method, request, caller, peer, context)
+
+    def _caller(
+        self, method: str, metadata: dict[str, str], context: grpc.ServicerContext, transport: Transport
+    ) -> api.Caller:
+        rule = methods.find(method)
+        try:
+            return self._access.authenticate(
+                _secret(metadata.get("authorization")),
+                transport=transport,
+                certificate_names=_certificate_names(context),
+            )
+        except errors.Unauthenticated:
+            if rule.role is methods.ANYBODY:
+                return _NOBODY
+            raise
+
+    def _request(self, rpc: Rpc, sent: Iterator[bytes], context: grpc.ServicerContext) -> Message:
+        for data in self._received(sent, context):
+            return requests.parse(data, rpc.request)
+        raise errors.Invalid("the call ended without a request")
+
+    def _received(self, sent: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """What the client sends, message by message; it must not take too long for one."""
+        while True:
+            self._receiving[context] = time.monotonic()
+            try:
+                data = next(sent, None)
+            finally:
+                self._receiving.pop(context, None)
+            if data is None:
+                return
+            yield data
+
+    def _unary(
+        self, method: str, request: Message, caller: api.Caller, peer: str, context: grpc.ServicerContext
+    ) -> bytes:
+        task = bridge.Once(self._work, lambda: self._dispatcher.unary(method, request, caller, peer))
+        if not context.add_callback(task.cancel):
+            raise errors.Cancelled("the call was cancelled")
+        return task.result().SerializeToString()
+
+    def _stream(
+        self, method: str, request: Message, caller: api.Caller, peer: str, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        def responses() -> AsyncGenerator[Message, None]:
+            return self._dispatcher.stream(method, request, caller, peer)
+
+        task = bridge.Stream(self._work, responses, give_up=context.cancel)
+        if not context.add_callback(task.cancel):
+            raise errors.Cancelled("the call was cancelled")
+        self._ends_by(context, lambda: task.cancel(bridge.ending()))
+        task.start()
+        try:
+            while (response := task.take()) is not None:
+                yield response.SerializeToString()
+        finally:
+            task.cancel()
+
+    @staticmethod
+    def _fail(context: grpc.ServicerContext, error: SnapfsError) -> None:
+        code, details, metadata = status.status_of(error)
+        context.set_trailing_metadata((*metadata, (status.VERSION_KEY, snapfs.__version__)))
+        context.abort(code, details)
+
+    # -- those that wait
+
+    @contextmanager
+    def _place(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """One of the places for streams that wait."""
+        with self._lock:
+            if self._ending:
+                raise bridge.ending()
+            if len(self._waiting) >= WAITING_MAX:
+                raise errors.Busy(
+                    f"{WAITING_MAX} streams are followed already", hint="end some that nobody needs, or try again"
+                )
+            self._waiting[context] = context.cancel
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._waiting[context]
+
+    def _ends_by(self, context: grpc.ServicerContext, end: Callable[[], object]) -> None:
+        """How a stream that waits ends better than by breaking it off."""
+        with self._lock:
+            if context in self._waiting:
+                self._waiting[context] = end
+                if self._ending:
+                    end()
+
+    def end_waiting(self) -> None:
+        """All streams that wait end, and no new ones begin."""
+        with self._lock:
+            self._ending = True
+            for end in self._waiting.values():
+                end()
+
+    async def drop_the_slow(self) -> None:
+        """Break off calls whose request does not come."""
+        while True:
+            await trio.sleep(REQUEST_SECONDS_MAX / 4)
+            before = time.monotonic() - REQUEST_SECONDS_MAX
+            for context, since in self._receiving.copy().items():
+                if since < before:
+                    context.cancel()
+
+
+_NOBODY: Final = api.Caller(name="", role=api.Role.VIEWER)
+"""Who asks for what anybody may have."""
+
+
+def _check_version(number: str) -> None:
+    if number != status.API_NUMBER:
+        raise errors.Unsupported(
+            f"the client speaks version {number} of the API, the daemon (snapfs {snapfs.__version__}) version "
+            f"{status.API_NUMBER}",
+            hint="use the same version of snapfs on both sides",
+        )
+
+
+def _secret(authorization: str | None) -> str | None:
+    """Of the metadata ``authorization``.  Raises Unauthenticated if that is nothing that we know."""
+    if authorization is None:
+        return None
+    scheme, _, secret = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise errors.Unauthenticated(
+            "the metadata `authorization` is no token", hint="send `authorization: Bearer SECRET`"
+        )
+    return secret.strip()
+
+
+def _peer(context: grpc.ServicerContext) -> str:
+    scheme, _, address = context.peer().partition(":")
+    return "unix" if scheme == "unix" else urllib.parse.unquote(address)
+
+
+def _certificate_names(context: grpc.ServicerContext) -> list[str]:
+    """Of the client's certificate, which has been verified; most telling first."""
+    properties: Mapping[str, Iterable[bytes]] = context.auth_context()  # type: ignore[assignment] # wrong in the stubs
+    return [
+        name.decode(errors="replace")
+        for key in ("x509_subject_alternative_name", "x509_common_name")
+        for name in properties.get(key, ())
+    ]
