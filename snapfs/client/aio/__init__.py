@@ -1,0 +1,1 @@
+"""The client for asyncio; the source from which the blocking one is generated."""

@@ -1,0 +1,149 @@
+"""Calls on the store as a whole, its settings, and long work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from snapfs import api, errors
+from snapfs.client.aio.calls import AsyncCalls, new_request_id
+from snapfs.rpc import convert
+from snapfs.v1 import operation_pb2, store_pb2
+
+STORE: Final = "snapfs.v1.StoreService"
+OPERATIONS: Final = "snapfs.v1.OperationService"
+
+
+class AsyncStoreCalls(AsyncCalls):
+    """``snapfs.v1.StoreService``, ``snapfs.v1.OperationService`` and the standard health service."""
+
+    async def get_store(self) -> api.StoreInfo:
+        """What the store holds and who serves it."""
+        answer = await self._unary(f"{STORE}/GetStore", store_pb2.GetStoreRequest, store_pb2.GetStoreResponse)
+        return convert.store_of(answer)
+
+    async def health(self, *, service: str = "") -> bool:
+        """Whether the daemon (or one service of it) can be used; needs no token.
+
+        Raises:
+            NotFound: no such service.
+        """
+        from grpc_health.v1 import health_pb2
+
+        answer = await self._unary(
+            "grpc.health.v1.Health/Check",
+            lambda: health_pb2.HealthCheckRequest(service=service),
+            health_pb2.HealthCheckResponse,
+        )
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def get_metrics(self) -> str:
+        """In Prometheus' text format."""
+        answer = await self._unary(f"{STORE}/GetMetrics", store_pb2.GetMetricsRequest, store_pb2.GetMetricsResponse)
+        return answer.text
+
+    async def get_settings(self) -> api.Settings:
+        answer = await self._unary(f"{STORE}/GetSettings", store_pb2.GetSettingsRequest, store_pb2.GetSettingsResponse)
+        return convert.settings_of(answer)
+
+    async def update_setting(self, *, name: str, value: str) -> api.Setting:
+        """Change one setting in the configuration file.
+
+        Args:
+            name: ``table.name``.
+            value: as TOML; empty: back to the default.
+
+        Raises:
+            Invalid: nothing was changed.
+        """
+        answer = await self._unary(
+            f"{STORE}/UpdateSetting",
+            lambda: store_pb2.UpdateSettingRequest(name=name, value=value),
+            store_pb2.UpdateSettingResponse,
+        )
+        return convert.setting_of(answer.setting)
+
+    async def reload_settings(self) -> api.Reloaded:
+        """Read the configuration file again.  Raises Invalid: the old settings stay in force."""
+        answer = await self._unary(
+            f"{STORE}/ReloadSettings", store_pb2.ReloadSettingsRequest, store_pb2.ReloadSettingsResponse
+        )
+        return convert.reloaded_of(answer)
+
+    # -- long work
+
+    async def start_check(self, *, request_id: str = "") -> api.Operation:
+        """Begin to check every invariant and every byte.  The same ``request_id`` gives the same operation.
+
+        Raises:
+            Busy: too many operations run.
+        """
+        key = request_id or new_request_id()
+        answer = await self._create(
+            f"{STORE}/CheckStore", lambda: store_pb2.CheckStoreRequest(request_id=key), store_pb2.CheckStoreResponse
+        )
+        return convert.operation_of(answer.operation)
+
+    async def check_store(self, *, progress: Callable[[int, int], None] | None = None) -> api.CheckReport:
+        """``start_check``, and wait for its end; whoever stops waiting cancels it.
+
+        Args:
+            progress: gets units of work done, and of all.
+
+        Raises:
+            Cancelled: somebody else cancelled it.
+        """
+        operation = started = await self.start_check()
+        async for operation in self.watch_operation(id=started.id, cancel_when_abandoned=True):
+            if progress is not None and operation.total:
+                progress(operation.done, operation.total)
+        if operation.check is not None:
+            return operation.check
+        if operation.error is not None:
+            raise _failure(operation.error)
+        raise errors.Cancelled("the check was cancelled")
+
+    async def get_operation(self, *, id: str) -> api.Operation:
+        """Raises NotFound: unknown, or forgotten since it ended."""
+        answer = await self._unary(
+            f"{OPERATIONS}/GetOperation",
+            lambda: operation_pb2.GetOperationRequest(id=id),
+            operation_pb2.GetOperationResponse,
+        )
+        return convert.operation_of(answer.operation)
+
+    async def list_operations(self) -> list[api.Operation]:
+        """Newest first: those that run, and the last that ended."""
+        answer = await self._unary(
+            f"{OPERATIONS}/ListOperations", operation_pb2.ListOperationsRequest, operation_pb2.ListOperationsResponse
+        )
+        return [convert.operation_of(message) for message in answer.operations]
+
+    async def cancel_operation(self, *, id: str) -> api.Operation:
+        """Ask it to stop; one that has ended stays as it is.  Raises NotFound."""
+        answer = await self._unary(
+            f"{OPERATIONS}/CancelOperation",
+            lambda: operation_pb2.CancelOperationRequest(id=id),
+            operation_pb2.CancelOperationResponse,
+        )
+        return convert.operation_of(answer.operation)
+
+    async def watch_operation(self, *, id: str, cancel_when_abandoned: bool = False) -> AsyncIterator[api.Operation]:
+        """The operation as it moves on, to its end.
+
+        Args:
+            cancel_when_abandoned: cancel it when this stream is not read to its end.
+        """
+        answers = self._stream(
+            f"{OPERATIONS}/WatchOperation",
+            lambda: operation_pb2.WatchOperationRequest(id=id, cancel_when_abandoned=cancel_when_abandoned),
+            operation_pb2.WatchOperationResponse,
+        )
+        async for answer in answers:
+            yield convert.operation_of(answer.operation)
+
+
+def _failure(error: api.OperationError) -> errors.SnapfsError:
+    """Why an operation failed; of a kind that we do not know, the nearest that we do."""
+    known = {str(kind): cls for kind, cls in errors.by_kind().items()}
+    return known.get(error.kind, errors.IOFailure)(error.message, hint=error.hint)

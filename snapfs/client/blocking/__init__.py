@@ -1,0 +1,2 @@
+# Generated from scripts/generate.py by `make generate`: change that file, not this one.
+"""The blocking client."""
