@@ -32,14 +32,18 @@ soak: $(READY)  ## the tests that run for minutes
 demo: $(READY)  ## data and models that follow git, on real data
 	$(BIN)/python docs/examples/digits/demo.py
 
-lint: $(READY)  ## ruff, mypy, import-linter
+lint: $(READY)  ## ruff, mypy, import-linter, buf; what is generated is current
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/python scripts/generate.py --check
 
 format: $(READY)  ## lay the code out
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+	$(BIN)/buf format --write proto
 
 generate: $(READY)  ## what is made from other files: the stubs of proto/, the synchronous client
 	$(BIN)/python scripts/generate.py

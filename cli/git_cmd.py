@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from snapfs import errors
+from snapfs.client import addresses
 from snapfs.git import hooks
-from snapfs.git.repository import Repository, executable_path
+from snapfs.git.repository import Binding, Repository, executable_path
 
 from . import output
-from .options import common, json_option
+from .options import Invocation, common, json_option
+
+if TYPE_CHECKING:
+    from snapfs.client import Client
+
+    from .session import Place, Shown
 
 
 def _repository() -> Repository:
@@ -46,6 +55,7 @@ def command() -> None:
     \b
     Examples:
       snap git install --volume digits
+      snap git install --server --volume digits --address unix:/data/store/control/socket
       snap git status
       snap git sync
       snap git uninstall
@@ -54,36 +64,64 @@ def command() -> None:
 
 @command.command("install")
 @click.option("--volume", default="", help="The volume that follows.  [default: as for other verbs]")
+@click.option("--server", is_flag=True, help="Snapshot what is pushed into this repository (post-receive).")
 @common
-def install(volume: str, store: str, as_json: bool) -> None:
+def install(volume: str, server: bool, store: str, as_json: bool) -> None:
     """Bind the repository around the current directory to a volume, and write the hooks.
 
     Every commit then snapshots the volume under the commit's ID; checkouts, bisects, merges and rebases bring
-    the data along. Hooks that exist are kept.  Doing it again is harmless.
+    the data along. With --server, in the repository that others push to, every branch that is pushed gets a
+    snapshot, and nothing else happens. Hooks that exist are kept.  Doing it again is harmless.
 
     \b
     Examples:
       snap git install --volume digits
       snap git install --volume digits --store /data/store
+      snap git install --volume digits --address lake.example.org:7432 --token-file ~/.snapfs-token
+      cd /srv/git/digits.git && snap git install --server --volume digits --store /data/store
     """
-    from .session import opened
+    from .session import TOKEN_VARIABLE, connected, here
 
     repository = _repository()
-    with opened(store) as (place, calls):
+    place, shown = here(store)
+    with connected(place.local, address=place.address, shown=shown) as calls:
         chosen = place.volume(calls, volume)
-        calls.list_snapshots(volume=chosen)  # refuses a volume that is not there
-        path = place.store.resolve()
+        calls.get_volume(name=chosen)  # refuses a volume that is not there
+    binding = _binding(place, shown, chosen)
+    names = hooks.SERVER_HOOK_NAMES if server else hooks.HOOK_NAMES
     directory = repository.hooks_directory()
-    hooks.install(directory, own_executable())
-    repository.bind(store=path, volume=chosen)
-    states = hooks.status(directory, own_executable())
+    hooks.install(directory, own_executable(), names)
+    repository.bind(binding)
+    states = hooks.status(directory, own_executable(), names)
+    if binding.address and not binding.token_file and os.environ.get(TOKEN_VARIABLE):
+        click.echo(f"note: the hooks will need {TOKEN_VARIABLE}, too; --token-file is remembered", err=True)
     if as_json:
-        output.document({"store": str(path), "volume": chosen, "hooks": states})
+        output.document({"store": binding.store, "address": binding.address, "volume": chosen, "hooks": states})
         return
-    output.line(f"{output.quote(chosen)} now follows this repository")
+    output.line(
+        f"{output.quote(chosen)} now follows " + ("pushes into this repository" if server else "this repository")
+    )
     for state in states:
         beside = f"  (with {output.quote(state.beside)})" if state.beside else ""
         output.line(f"  {output.quote(state.path)}{beside}")
+
+
+def _binding(place: Place, shown: Shown, volume: str) -> Binding:
+    """What hooks need to find the way again, from any directory."""
+    from .session import TOKEN_FILE_VARIABLE
+
+    if not place.address:
+        return Binding(volume=volume, store=str(place.store.resolve()))
+    target = addresses.parse(place.address)
+    address = place.address
+    if target.owner is not None:
+        address = str(target.owner.parent.parent)
+    elif target.socket is not None:
+        address = f"unix:{target.socket}"
+    files = shown.complete() if target.tls else shown
+    token_file = shown.token_file or os.environ.get(TOKEN_FILE_VARIABLE, "")
+    paths = (token_file, files.ca, files.certificate, files.key)
+    return Binding(volume, "", address, *(str(Path(path).absolute()) if path else "" for path in paths))
 
 
 @command.command("uninstall")
@@ -99,11 +137,11 @@ def uninstall(as_json: bool) -> None:
     """
     repository = _repository()
     removed = hooks.uninstall(repository.hooks_directory())
-    bound = repository.unbind()
+    unbound = repository.unbind()
     if as_json:
-        output.document({"hooks": removed, "unbound": bound})
-    elif removed or bound:
-        output.line(f"removed: {', '.join([*removed, *(['the binding'] if bound else [])])}")
+        output.document({"hooks": removed, "unbound": unbound})
+    elif removed or unbound:
+        output.line(f"removed: {', '.join([*removed, *(['the binding'] if unbound else [])])}")
     else:
         output.line("nothing of snapfs was there")
 
@@ -119,16 +157,18 @@ def status(as_json: bool) -> None:
       snap git status --json
     """
     repository = _repository()
-    states = hooks.status(repository.hooks_directory(), own_executable())
-    bound, volume = repository.store, repository.volume
-    data = _data_state(repository, bound, volume) if bound is not None and volume else ""
+    states = _hook_states(repository)
+    binding = repository.binding
+    data = _data_state(repository, binding) if binding.complete else ""
     if as_json:
-        output.document({"store": str(bound or ""), "volume": volume, "hooks": states, "data": data})
+        found = {"store": binding.store, "address": binding.address, "volume": binding.volume}
+        output.document({**found, "hooks": states, "data": data})
         return
-    if bound is None or not volume:
+    if not binding.complete:
         output.line("no volume follows this repository")
     else:
-        output.line(f"{output.quote(volume)} of {output.quote(str(bound))} follows this repository")
+        where = output.quote(binding.address or binding.store)
+        output.line(f"{output.quote(binding.volume)} of {where} follows this repository")
         output.line(f"data: {data}")
     for state in states:
         told = "installed" if state.current else "installed, of another version" if state.installed else "missing"
@@ -136,23 +176,31 @@ def status(as_json: bool) -> None:
         output.line(f"  {state.name:<13}  {told}{beside}")
 
 
-def _data_state(repository: Repository, store: Path, volume: str) -> str:
+def _hook_states(repository: Repository) -> list[hooks.HookState]:
+    """Of a clone's hooks, of a server's, or of both where both are installed."""
+    directory, executable = repository.hooks_directory(), own_executable()
+    clone = hooks.status(directory, executable)
+    server = hooks.status(directory, executable, hooks.SERVER_HOOK_NAMES)
+    if not any(state.installed for state in server):
+        return clone
+    return [*(clone if any(state.installed for state in clone) else []), *server]
+
+
+def _data_state(repository: Repository, binding: Binding) -> str:
     """One phrase on HEAD's snapshot; a store that cannot be asked is part of the answer, not an error."""
     from snapfs.git.follow import commit_of, short
 
-    from .session import connected
+    from .git_binding import bound, checked
 
     try:
         head = repository.resolve("HEAD")
-        with connected(store) as calls:
-            bases = [entry.parent for entry in calls.list_volumes() if entry.name == volume]
-            if not bases:
-                return f"the store has no volume {output.quote(volume)}"
+        with bound(checked(binding)) as calls:
+            base = calls.get_volume(name=binding.volume).parent
             try:
-                calls.get_snapshot(volume=volume, snapshot=head)
+                calls.get_snapshot(volume=binding.volume, snapshot=head)
             except errors.NotFound:
                 return f"no snapshot of HEAD ({short(head)})"
-        place = "in place" if commit_of(bases[0]) == head else "not in place (snap git sync)"
+        place = "in place" if commit_of(base) == head else "not in place (snap git sync)"
         return f"snapshot of HEAD ({short(head)}) is there, {place}"
     except errors.SnapfsError as error:
         return output.one_line(error.message)
@@ -176,15 +224,27 @@ def sync(save: bool, discard: bool, store: str, as_json: bool) -> None:
     from snapfs.git.follow import Follower
 
     from .checkout_cmd import print_checkout
-    from .session import connected
 
     if save and discard:
         raise click.UsageError("--save and --discard exclude each other")
     repository = _repository()
-    bound = Path(store).absolute() if store else repository.store
-    if bound is None or not repository.volume:
-        raise errors.NotFound("no volume follows this repository", hint="snap git install --volume NAME")
-    with connected(bound) as calls:
+    with _store_of(repository, store) as calls:
         follower = Follower(repository, calls, repository.volume, lambda text: click.echo(text, err=True))
         done = follower.sync(unsaved=api.Save.DISCARD if discard else api.Save.SAVE)
     print_checkout(done, as_json=as_json)
+
+
+@contextmanager
+def _store_of(repository: Repository, store: str) -> Iterator[Client]:
+    """A client of the store that the options name, else of the one that git names."""
+    from .git_binding import bound, checked
+    from .session import connected, here
+
+    given = click.get_current_context().find_object(Invocation) or Invocation()
+    if not repository.volume or not (store or given.address):
+        with bound(checked(repository.binding)) as calls:
+            yield calls
+        return
+    place, shown = here(store)
+    with connected(place.local, address=place.address, shown=shown) as calls:
+        yield calls

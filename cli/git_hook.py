@@ -17,10 +17,12 @@ from typing import Final
 
 from snapfs import errors
 from snapfs.git.follow import Follower, read_pairs
+from snapfs.git.receive import read_updates, snapshot_pushed
 from snapfs.git.repository import Repository
 
+from .git_binding import bound, checked
 from .output import one_line
-from .session import connected, current_directory
+from .session import current_directory
 
 DEADLINE_SECONDS: Final = 30.0
 """For the answer of the store."""
@@ -30,7 +32,13 @@ SECONDS_MAX: Final = 45.0
 
 INPUT_BYTES_MAX: Final = 16 * 1024 * 1024
 
-ARGUMENT_COUNTS: Final = {"post-commit": 0, "post-checkout": 3, "post-merge": 1, "post-rewrite": 1}
+ARGUMENT_COUNTS: Final = {
+    "post-commit": 0,
+    "post-checkout": 3,
+    "post-merge": 1,
+    "post-rewrite": 1,
+    "post-receive": 0,
+}
 
 
 def say(text: str) -> None:
@@ -39,7 +47,7 @@ def say(text: str) -> None:
 
 
 def _give_up(_signal: int, _frame: FrameType | None) -> None:
-    say(f"gave up after {SECONDS_MAX:.0f} s; the data may not follow this commit (snap git sync)")
+    say(f"gave up after {SECONDS_MAX:.0f} s; the data may not follow this commit (see: snap git status)")
     os._exit(0)
 
 
@@ -68,14 +76,13 @@ def _follow(arguments: list[str]) -> None:
     if directory is None:
         return  # the hook of a work tree that is gone
     repository = Repository(directory, os.environ)
-    store, volume = repository.store, repository.volume
-    if store is None or not volume:
-        raise errors.NotFound("no volume follows this repository", hint="snap git install --volume NAME")
-    if not store.is_dir():
-        raise errors.NotFound(f"the store {store} is gone", hint="the data does not follow git")
-    pairs = read_pairs(_input()) if name == "post-rewrite" else []
-    with connected(store, deadline=time.monotonic() + DEADLINE_SECONDS) as calls:
-        follower = Follower(repository, calls, volume, say)
+    binding = checked(repository.binding)
+    given = _input() if name in ("post-rewrite", "post-receive") else ""
+    with bound(binding, deadline=time.monotonic() + DEADLINE_SECONDS) as calls:
+        if name == "post-receive":
+            snapshot_pushed(repository, calls, binding.volume, read_updates(given), say)
+            return
+        follower = Follower(repository, calls, binding.volume, say)
         if name == "post-commit":
             follower.post_commit()
         elif name == "post-checkout":
@@ -83,8 +90,8 @@ def _follow(arguments: list[str]) -> None:
         elif name == "post-merge":
             follower.post_merge(rest[0])
         else:
-            follower.post_rewrite(rest[0], pairs)
+            follower.post_rewrite(rest[0], read_pairs(given))
 
 
 def _input() -> str:
-    return sys.stdin.buffer.read(INPUT_BYTES_MAX).decode("ascii", "replace")
+    return sys.stdin.buffer.read(INPUT_BYTES_MAX).decode("utf-8", "replace")

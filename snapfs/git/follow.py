@@ -41,7 +41,7 @@ _NUMBERED: Final = re.compile(r"([0-9a-f]{40,64})(\.[0-9]+)?")
 class Store(Protocol):
     """What following needs of a store, over either transport."""
 
-    def list_volumes(self) -> list[api.Volume]: ...
+    def get_volume(self, *, name: str) -> api.Volume: ...
 
     def get_snapshot(self, *, volume: str, snapshot: str) -> api.Snapshot: ...
 
@@ -159,10 +159,7 @@ class Follower:
 
     def _base(self) -> str:
         """``volume@snapshot`` on which the head stands; empty if on none."""
-        for volume in self._store.list_volumes():
-            if volume.name == self._volume:
-                return volume.parent
-        raise errors.NotFound(f"there is no volume {self._volume!r}", hint="snap git install --volume NAME")
+        return self._store.get_volume(name=self._volume).parent
 
     def _commit_in_rebase(self, rebase: Rebase, moves: list[Commit]) -> None:
         if not rebase.stopped:
@@ -194,8 +191,7 @@ class Follower:
             return  # the parent never had a snapshot
 
     def _differ(self, snapshot: str, other: str) -> bool:
-        changes = self._store.diff(volume=self._volume, snapshot=snapshot, other=other)
-        return sum(1 for _ in changes) > 0  # to its end: a stream cut short would close the channel
+        return any(True for _ in self._store.diff(volume=self._volume, snapshot=snapshot, other=other))
 
     def _follow(self, commit: str, *, label: str) -> None:
         try:

@@ -5,8 +5,8 @@ Invariants:
 - What we write is one block between two marks; everything outside the marks is the user's and stays as it
   was, byte for byte.
 - In a shell hook the block stands right after the ``#!`` line, not at the end: hooks end in ``exit`` or
-  ``exec`` (those of pre-commit and husky do), and one that comes later could not read post-rewrite's input
-  any more.  Our block reads it first and hands it on.
+  ``exec`` (those of pre-commit and husky do), and one that comes later could not read the input of post-rewrite
+  or post-receive any more.  Our block reads it first and hands it on.
 - A hook that is no shell script, is a symlink, or is not executable (git does not run it) is kept as
   NAME.pre-snapfs beside ours, which runs it afterwards under the same terms and with its exit code.
 - The block cannot fail or stop the hook (``|| :``, also under ``set -e``); deadlines are the command's own.
@@ -18,6 +18,7 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,12 @@ import msgspec
 from snapfs import errors
 
 HOOK_NAMES: Final = ("post-commit", "post-checkout", "post-merge", "post-rewrite")
+"""Of a clone in which somebody works."""
+
+SERVER_HOOK_NAMES: Final = ("post-receive",)
+"""Of a repository that others push to."""
+
+_WITH_INPUT: Final = frozenset({"post-rewrite", "post-receive"})
 
 KEPT_SUFFIX: Final = ".pre-snapfs"
 
@@ -58,7 +65,7 @@ def _block(name: str, executable: Path, *, kept: bool) -> bytes:
         f'elif command -v snapfs >/dev/null 2>&1; then snapfs git hook {name} "$@"',
         "else echo 'snapfs: the command snapfs is gone; the data does not follow git' >&2; fi; }",
     ]
-    if name == "post-rewrite":
+    if name in _WITH_INPUT:
         lines += [
             "snapfs_input=$(cat)",
             'printf \'%s\\n\' "$snapfs_input" | snapfs_run "$@" || :',
@@ -172,8 +179,8 @@ def _uninstall_one(path: Path) -> bool:
     return True
 
 
-def install(directory: Path, executable: Path) -> None:
-    """Put our block into every hook.
+def install(directory: Path, executable: Path, names: Sequence[str] = HOOK_NAMES) -> None:
+    """Put our block into each of the hooks.
 
     Args:
         directory: where git looks for hooks.
@@ -185,20 +192,21 @@ def install(directory: Path, executable: Path) -> None:
     """
     target = effective_directory(directory)
     target.mkdir(parents=True, exist_ok=True)
-    for name in HOOK_NAMES:
+    for name in names:
         _install_one(target / name, executable, sourced=target != directory)
 
 
 def uninstall(directory: Path) -> list[str]:
     """Take our blocks out, put kept hooks back; names of the hooks that changed."""
     places = {directory, effective_directory(directory)}
-    return [name for name in HOOK_NAMES if sum(_uninstall_one(place / name) for place in sorted(places))]
+    names = (*HOOK_NAMES, *SERVER_HOOK_NAMES)
+    return [name for name in names if sum(_uninstall_one(place / name) for place in sorted(places))]
 
 
-def status(directory: Path, executable: Path) -> list[HookState]:
-    """The state of each hook."""
+def status(directory: Path, executable: Path, names: Sequence[str] = HOOK_NAMES) -> list[HookState]:
+    """The state of each of the hooks."""
     target = effective_directory(directory)
-    return [_state(target / name, executable, sourced=target != directory) for name in HOOK_NAMES]
+    return [_state(target / name, executable, sourced=target != directory) for name in names]
 
 
 def _state(path: Path, executable: Path, *, sourced: bool) -> HookState:

@@ -27,8 +27,7 @@ GIT_SECONDS_MAX: Final = 15.0
 
 COMMITS_PER_RUN_MAX: Final = 1000
 
-VOLUME_KEY: Final = "snapfs.volume"
-STORE_KEY: Final = "snapfs.store"
+_SECTION: Final = "snapfs."
 
 _CONFIG_PATTERN: Final = r"^(snapfs\..*|branch\..*\.remote|remote\..*\.url|extensions\.worktreeconfig)$"
 _FORMAT: Final = "%H%x00%P%x00%an <%ae>%x00%s%x00%gs"
@@ -61,6 +60,26 @@ class Commit(NamedTuple):
     subject: str
     reflog: str
     """What moved HEAD here, when it was asked of the reflog; else empty."""
+
+
+class Binding(NamedTuple):
+    """Which volume follows a repository, and the way to it; each is a setting of git, ``snapfs.`` and the name
+    here without its underscore.  Empty: not set."""
+
+    volume: str = ""
+    store: str = ""
+    """Path of the store; or else ``address``."""
+    address: str = ""
+    """Of a daemon, as for ``snap --address``."""
+    token_file: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    """Paths of what a remote daemon asks for and is known by, as for ``snap``'s options of the same names."""
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.volume and (self.store or self.address))
 
 
 class WorkState(NamedTuple):
@@ -164,27 +183,37 @@ class Repository:
         return {key: value for key, _, value in pairs}
 
     @property
+    def binding(self) -> Binding:
+        """What binds a volume to this repository."""
+        return Binding(**{name: self.config.get(_setting(name), "") for name in Binding._fields})
+
+    @property
     def volume(self) -> str:
         """The volume bound to this repository; empty if none is."""
-        return self.config.get(VOLUME_KEY, "")
+        return self.binding.volume
 
     @property
     def store(self) -> Path | None:
-        """The store bound to this repository."""
-        value = self.config.get(STORE_KEY, "")
+        """The store bound to this repository; None too if it is behind an address."""
+        value = self.binding.store
         return Path(value) if value else None
 
-    def bind(self, *, store: Path, volume: str) -> None:
-        """Write the binding: for this work tree alone where git is set up for that, else for all."""
-        for key, value in ((STORE_KEY, str(store)), (VOLUME_KEY, volume)):
-            self._run(["config", self._scope(), "--replace-all", key, value])
+    def bind(self, binding: Binding) -> None:
+        """Write the binding, and remove what it leaves empty: for this work tree alone where git is set up for
+        that, else for all."""
+        for name, value in binding._asdict().items():
+            if value:
+                self._run(["config", self._scope(), "--replace-all", _setting(name), value])
+            else:
+                self._run(["config", self._scope(), "--unset-all", _setting(name)], check=False)
         self._forget_config()
 
     def unbind(self) -> bool:
         """Remove the binding; False if there was none."""
         found = False
-        for key in (STORE_KEY, VOLUME_KEY):
-            found |= self._run(["config", self._scope(), "--unset-all", key], check=False).returncode == 0
+        for name in Binding._fields:
+            done = self._run(["config", self._scope(), "--unset-all", _setting(name)], check=False)
+            found |= done.returncode == 0
         self._forget_config()
         return found
 
@@ -284,14 +313,17 @@ class Repository:
             dirty=state.dirty,
         )
 
-    def facts_of(self, revision: str = "HEAD") -> api.GitCommit:
-        """Facts of the commit that ``revision`` names; branch and dirty flag are those of the work tree.
+    def facts_of(self, revision: str = "HEAD", *, branch: str = "") -> api.GitCommit:
+        """Facts of the commit that ``revision`` names.
+
+        Args:
+            branch: to record; empty: the one that is checked out.  The dirty flag is the work tree's either way.
 
         Raises:
             NotFound: it names none.
         """
         (commit,) = self._log(["-1", self.resolve(revision), "--"])
-        return self.facts(commit)
+        return self.facts(commit, work=self.work_state._replace(branch=branch) if branch else None)
 
     def _remote(self, branch: str) -> str:
         name = self.config.get(f"branch.{branch}.remote", "origin")
@@ -342,6 +374,11 @@ class Repository:
         if stopped and (rebase.directory / "amend").exists():  # "edit": HEAD is already that commit's copy
             pairs.append((rebase.stopped, head))
         return [pair for pair in pairs if pair[0] != pair[1] and all(map(is_commit_id, pair))]
+
+
+def _setting(name: str) -> str:
+    """Key of git's configuration for a field of ``Binding``."""
+    return _SECTION + name.replace("_", "")
 
 
 def _first_line(path: Path) -> str:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.testing.served import served
+
+__all__ = ["environment", "served", "stage"]
+
 
 def mounts_below(directory: Path) -> list[str]:
     """Mount points at or under the directory, innermost first."""

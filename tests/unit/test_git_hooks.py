@@ -100,6 +100,20 @@ def test_both_read_the_input_of_post_rewrite(content: bytes, directory: Path, sn
     assert (tmp_path / "input").read_text() == lines
 
 
+def test_the_hook_of_a_server_reads_and_hands_on(directory: Path, snap: Path, tmp_path: Path) -> None:
+    put(directory / "post-receive", b"#!/bin/sh\nexec cat\n")
+    hooks.install(directory, snap, hooks.SERVER_HOOK_NAMES)
+    assert os.listdir(directory) == ["post-receive"]
+    lines = "".join(f"{number:040} {number + 1:040} refs/heads/b{number}\n" for number in range(5000))
+    assert lines in run(directory / "post-receive", given=lines)
+    assert (tmp_path / "input").read_text() == lines
+    assert calls(tmp_path) == ["git hook post-receive"]
+    (state,) = hooks.status(directory, snap, hooks.SERVER_HOOK_NAMES)
+    assert (state.current, state.beside) == (True, "own lines")
+    assert hooks.uninstall(directory) == ["post-receive"]
+    assert (directory / "post-receive").read_bytes() == b"#!/bin/sh\nexec cat\n"
+
+
 def test_a_hook_in_another_language_is_kept(directory: Path, snap: Path, tmp_path: Path) -> None:
     put(directory / "post-merge", PYTHON_HOOK, 0o700)
     hooks.install(directory, snap)

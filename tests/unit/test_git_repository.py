@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from snapfs import errors
-from snapfs.git.repository import Repository, clean_environment, is_commit_id, is_null_id, without_credentials
+from snapfs.git.repository import Binding, Repository, clean_environment, is_commit_id, is_null_id, without_credentials
 
 Git = Callable[..., str]
 
@@ -179,24 +179,41 @@ def test_binding(work: Path, git: Git) -> None:
     repository = Repository(work, ENVIRONMENT)
     assert (repository.volume, repository.store) == ("", None)
     assert not repository.unbind()
-    repository.bind(store=Path("/data/a store"), volume="digits")
+    repository.bind(Binding(store="/data/a store", volume="digits"))
     assert (repository.volume, repository.store) == ("digits", Path("/data/a store"))
-    repository.bind(store=Path("/other"), volume="other")
+    repository.bind(Binding(store="/other", volume="other"))
     assert git("config", "--get-all", "snapfs.volume") == "other"
+    remote = Binding(volume="other", address="lake.example.org:7443", token_file="/etc/token", ca="/etc/ca.pem")
+    repository.bind(remote)
+    assert repository.binding == remote
+    assert git("config", "--get", "snapfs.tokenFile") == "/etc/token"
+    assert repository.store is None, "of the binding before nothing is left"
     assert repository.unbind()
-    assert (repository.volume, repository.store) == ("", None)
+    assert repository.binding == Binding()
+    assert not repository.binding.complete
+
+
+def test_facts_of_a_detached_head_with_the_branch_told(work: Path, git: Git) -> None:
+    """As on a server that builds: it checks out a commit, and knows the branch from elsewhere."""
+    first = commit(work, "first")
+    git("checkout", "-q", "--detach", first)
+    (work / "file").write_text("changed")
+    repository = Repository(work, ENVIRONMENT)
+    assert repository.facts_of().branch == ""
+    told = repository.facts_of("HEAD", branch="feature/x")
+    assert (told.commit, told.branch, told.dirty) == (first, "feature/x", True)
 
 
 def test_a_work_tree_of_its_own_binding(work: Path, git: Git, tmp_path: Path) -> None:
     commit(work, "first")
-    Repository(work, ENVIRONMENT).bind(store=Path("/s"), volume="shared")
+    Repository(work, ENVIRONMENT).bind(Binding(store="/s", volume="shared"))
     git("worktree", "add", "-q", str(tmp_path / "linked"))
     linked = Repository(tmp_path / "linked", ENVIRONMENT)
     assert linked.volume == "shared"
     assert linked.git_dir != linked.common_dir
     git("config", "extensions.worktreeConfig", "true")
     linked = Repository(tmp_path / "linked", ENVIRONMENT)
-    linked.bind(store=Path("/s"), volume="own")
+    linked.bind(Binding(store="/s", volume="own"))
     assert Repository(tmp_path / "linked", ENVIRONMENT).volume == "own"
     assert Repository(work, ENVIRONMENT).volume == "shared"
 
