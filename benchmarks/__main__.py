@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("hook", "scaling", "history", "difference", "growth")
+NAMES = ("hook", "control", "scaling", "history", "difference", "growth")
 
 
 def main() -> int:

@@ -121,7 +121,7 @@ class Report:
         return 0 if all(row.met for row in self.rows) else 1
 
 
-_FACTORS: Final = {"s": 1, "ms": 1e3, "us": 1e6, "bytes": 1, "KiB": 2**-10, "MB": 1e-6}
+_FACTORS: Final = {"s": 1, "calls": 1, "ms": 1e3, "us": 1e6, "bytes": 1, "KiB": 2**-10, "MB": 1e-6}
 
 
 def _scaled(series: Mapping[str, Sequence[float]], unit: str) -> dict[str, list[float]]:

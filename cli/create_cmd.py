@@ -5,19 +5,7 @@ from __future__ import annotations
 import click
 
 from . import output
-from .options import common
-
-
-def _meta(pairs: tuple[str, ...]) -> dict[str, str]:
-    meta: dict[str, str] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise click.UsageError(f"--meta wants KEY=VALUE, not {pair!r}")
-        if key in meta:
-            raise click.UsageError(f"--meta gives {key!r} twice")
-        meta[key] = value
-    return meta
+from .options import common, pairs
 
 
 @click.command("create")
@@ -33,6 +21,7 @@ def _meta(pairs: tuple[str, ...]) -> dict[str, str]:
     help="Name it by the full ID of this git commit (HEAD without REV) and record branch, subject, author, "
     "remote and whether the work tree was dirty.",
 )
+@click.option("--branch", default="", help="The branch to record with --git-commit, where HEAD is detached.")
 @click.option("-m", "--message", default="", help="A note.")
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A fact to record; may be repeated.")
 @common
@@ -40,6 +29,7 @@ def command(
     volume: str,
     name: str,
     revision: str | None,
+    branch: str,
     message: str,
     meta: tuple[str, ...],
     store: str,
@@ -55,6 +45,7 @@ def command(
       snap create digits --name cleaned -m "outliers removed"
       snap create digits --git-commit
       snap create digits --git-commit=HEAD~1
+      snap create digits --git-commit --branch "$BRANCH"
       snap create --meta accuracy=0.97 --meta seed=1
     """
     from snapfs import api
@@ -63,12 +54,14 @@ def command(
     from .session import opened
 
     facts: api.GitCommit | None = None
-    recorded = _meta(meta)
+    recorded = pairs("--meta", meta)
+    if branch and revision is None:
+        raise click.UsageError("--branch goes with --git-commit")
     with opened(store) as (place, calls):
         if revision is not None:
             if place.repository is None:
                 raise NotFound("no git repository around the current directory", hint="--git-commit needs one")
-            facts = place.repository.facts_of(revision)
+            facts = place.repository.facts_of(revision, branch=branch)
         chosen = place.volume(calls, volume)
         made = calls.create_snapshot(volume=chosen, name=name, message=message, meta=recorded, git=facts)
     if as_json:

@@ -9,7 +9,7 @@ from snapfs.errors import Kind
 
 OK: Final = 0
 FOUND: Final = 1
-"""fsck found damage."""
+"""fsck, or audit --verify, found damage."""
 USAGE: Final = 2
 INTERNAL: Final = 70
 """A bug of ours: EX_SOFTWARE of sysexits."""
@@ -46,7 +46,7 @@ BY_KIND: Final[dict[Kind, int]] = {
 HELP: Final = """\b
 Exit codes:
   0   done
-  1   fsck found damage
+  1   damage found (fsck, audit --verify)
   2   wrong usage: bad name, option or combination
   3   not found: store, volume, snapshot, file, commit
   4   the state forbids it: unsaved changes, name taken, not empty

@@ -35,7 +35,10 @@ def command(store: str, as_json: bool) -> None:
         ("snapshots", str(info.snapshots)),
         ("data", f"{output.size(info.logical_bytes)}, stored in {output.size(info.stored_bytes)}"),
         ("index", output.size(info.index_bytes)),
-        ("on disk", output.size(info.disk_bytes)),
+        ("on disk", f"{output.size(info.disk_bytes)}, {output.size(info.free_bytes)} free"),
+        ("unflushed", output.size(info.dirty_bytes) if info.dirty_bytes else ""),
+        ("version", info.version),
+        ("broken", output.one_line(info.failure)),
     ]
     for label, value in facts:
         if value:

@@ -1,23 +1,98 @@
-"""The store opened in this process, when no daemon has it: the daemon's own server on a socket pair, in a
-thread.
+"""The store opened in this process, when no daemon has it: the daemon's own dispatcher, without gRPC.
 
-So both transports are one code path.  The thread owns trio, the lake and its lock, and ends when the
-client closes its end: everything is committed before ``finish`` returns.
+So both ways are one code path from the request's message on.  A thread owns trio, the lake and its lock; calls are
+handed to it.  It ends when ``finish`` says so: everything is committed before ``finish`` returns.
+
+Whoever can open a store owns it; a token that is given narrows that, as with a daemon.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import trio
+from google.protobuf.message import Message
 
-from snapfs import errors
-from snapfs.rpc.client import Client
-from snapfs.rpc.server import serve_stream
+from snapfs import api, errors
+from snapfs.access import OWNER, Access, Transport
+from snapfs.client import Client
+from snapfs.config import Settings
+from snapfs.operations import Operations
+from snapfs.rpc.dispatch import Dispatcher
 from snapfs.service import Service
 from snapfs.volume.lake import Lake
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+PEER: Final = "local"
+"""In the audit log."""
+
+
+class _Server:
+    """The dispatcher in its thread, and the calls that wait for it."""
+
+    def __init__(self, dispatcher: Dispatcher, caller: api.Caller, tasks: trio.Nursery) -> None:
+        self.dispatcher = dispatcher
+        self.caller = caller
+        self._tasks = tasks
+        self._token = trio.lowlevel.current_trio_token()
+        self._waiting: set[Future[Any]] = set()
+
+    def soon(self, act: Callable[[], object]) -> None:
+        """Do it in the server's thread, if that still runs."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(act)
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run it as a task, if there can be one still.  In the server's thread."""
+        with suppress(RuntimeError):  # the nursery has ended
+            self._tasks.start_soon(work)
+
+    def call(self, work: Callable[[], Awaitable[T]], timeout_seconds: float | None) -> T:
+        """The result of work in the server's thread; who stops waiting cancels it.
+
+        Raises:
+            SnapfsError: the work's; Unavailable: it takes longer than ``timeout_seconds``.
+        """
+        scope = trio.CancelScope()
+        future: Future[T] = Future()
+
+        async def run() -> None:
+            with scope:
+                try:
+                    future.set_result(await work())
+                except Exception as error:
+                    future.set_exception(error)
+
+        self._waiting.add(future)
+        try:
+            self.soon(lambda: self.start(run))
+            return _result(future, timeout_seconds)
+        except BaseException:
+            self.soon(scope.cancel)
+            raise
+        finally:
+            self._waiting.discard(future)
+
+    def end(self, failure: BaseException | None) -> None:
+        """Nobody works any more: tell who waits."""
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_exception(failure or errors.Unavailable("the store was closed"))
+
+
+def _result(future: Future[T], timeout_seconds: float | None) -> T:
+    try:
+        return future.result(timeout_seconds)
+    except TimeoutError:
+        raise errors.Unavailable("the store did not answer in time", hint="is its disk overloaded?") from None
 
 
 class InProcess:
@@ -25,43 +100,62 @@ class InProcess:
 
     Args:
         store: the store's directory.
-        deadline: as in ``Client``.
+        token: secret of a token; empty: the caller is the store's owner.
+        deadline: as in ``snapfs.client.connect``.
 
     Raises:
         Busy: somebody else holds the store's lock.
         NotFound, Invalid, Unsupported, Corrupt: as ``Lake.open``.
+        Unauthenticated: the token is not known.
     """
 
-    def __init__(self, store: Path, *, deadline: float | None = None) -> None:
+    def __init__(self, store: Path, *, token: str = "", deadline: float | None = None) -> None:
         self._store = store
+        self._secret = token
         self._failure: BaseException | None = None
-        ours, theirs = socket.socketpair()
-        # a daemon thread: when the deadline of a hook has passed, leaving must not wait (the store is
-        # crash-safe)
-        self._thread = threading.Thread(target=self._serve, args=(theirs,), name="store", daemon=True)
+        self._ending = trio.Event()
+        opened: Future[_Server] = Future()
+        # a daemon thread: when the deadline of a hook has passed, leaving must not wait (the store is crash-safe)
+        self._thread = threading.Thread(target=self._serve, args=(opened,), name="store", daemon=True)
         self._thread.start()
-        try:
-            self.client = Client(ours, deadline=deadline)
-        except errors.SnapfsError:
-            self.finish_thread(None)
-            raise
+        self._server = _result(opened, None if deadline is None else deadline - time.monotonic())
+        self.client = Client(_InProcessTransport(self._server), deadline=deadline)
 
-    def _serve(self, connection: socket.socket) -> None:
+    # -- in the server's thread
+
+    def _serve(self, opened: Future[_Server]) -> None:
         try:
-            trio.run(self._main, connection)
+            trio.run(self._main, opened)
         except BaseException as error:
             self._failure = _single(error)
-        finally:
-            connection.close()
+        if not opened.done():
+            opened.set_exception(self._failure or errors.Unavailable("the store was closed"))
+        elif opened.exception() is None:
+            opened.result().end(self._failure)
 
-    async def _main(self, connection: socket.socket) -> None:
+    async def _main(self, opened: Future[_Server]) -> None:
         lake = Lake.open(self._store)
         try:
-            async with lake.running():
-                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-                await serve_stream(Service(lake), stream)
+            access = Access(self._store)
+            caller = access.authenticate(self._secret, transport=Transport.UNIX) if self._secret else OWNER
+            operations = Operations()
+            async with lake.running(), access.running(), trio.open_nursery() as nursery:
+                await nursery.start(operations.run)
+                dispatcher = Dispatcher(
+                    Service(lake),
+                    operations,
+                    access,
+                    Settings(self._store),
+                    metrics=_no_metrics,
+                    sound=lambda: lake.index.failure is None,
+                )
+                opened.set_result(_Server(dispatcher, caller, nursery))
+                await self._ending.wait()
+                nursery.cancel_scope.cancel()
         finally:
             lake.close()
+
+    # -- in the caller's thread
 
     def finish(self, timeout_seconds: float | None = None) -> None:
         """Commit, close, release the lock.
@@ -72,16 +166,85 @@ class InProcess:
         Raises:
             SnapfsError: the last commit failed, or took longer.
         """
-        self.client.close()
-        self.finish_thread(timeout_seconds)
-
-    def finish_thread(self, timeout_seconds: float | None) -> None:
-        """``finish`` without a client."""
+        self._server.soon(self._ending.set)
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             raise errors.Unavailable(f"closing the store {self._store} takes too long")
         if self._failure is not None:
             raise self._failure
+
+
+class _InProcessTransport:
+    """A blocking transport of ``snapfs.client``."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+
+    def unary(self, method: str, request: Message, response: type[M], *, timeout_seconds: float | None) -> M:
+        server = self._server
+        answer = server.call(lambda: server.dispatcher.unary(method, request, server.caller, PEER), timeout_seconds)
+        assert isinstance(answer, response)
+        return answer
+
+    def stream(self, method: str, request: Message, response: type[M], *, timeout_seconds: float | None) -> Iterator[M]:
+        """One task runs the stream; each answer waits until it is asked for."""
+        server = self._server
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        stream = _Stream(server, method, request)
+        server.soon(lambda: server.start(stream.run))
+        try:
+            while True:
+                answer = server.call(stream.next, None if end is None else max(end - time.monotonic(), 0.0))
+                if answer is None:
+                    return
+                assert isinstance(answer, response)
+                yield answer
+        finally:
+            server.soon(stream.scope.cancel)
+
+    def close(self) -> None:
+        """The store stays open until it is finished."""
+
+
+class _Stream:
+    """The answers of one streaming call, on their way from its task to whoever asks."""
+
+    def __init__(self, server: _Server, method: str, request: Message) -> None:
+        self._server = server
+        self._method = method
+        self._request = request
+        self._error: Exception | None = None
+        self._send, self._receive = trio.open_memory_channel[Message](0)
+        self.scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """The call's task."""
+        server = self._server
+        with self.scope, self._send:
+            try:
+                answers = server.dispatcher.stream(self._method, self._request, server.caller, PEER)
+                async with aclosing(answers) as messages:
+                    async for message in messages:
+                        await self._send.send(message)
+            except Exception as error:
+                self._error = error
+
+    async def next(self) -> Message | None:
+        """None after the last.
+
+        Raises:
+            SnapfsError: the call failed.
+        """
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            if self._error is not None:
+                raise self._error from None
+            return None
+
+
+def _no_metrics() -> str:
+    raise errors.Unavailable("no daemon runs, and what metrics count is a daemon's", hint="mount the store")
 
 
 def _single(error: BaseException) -> BaseException:

@@ -28,7 +28,7 @@ def command(start: str, store: str, as_json: bool) -> None:
     address = addresses.parse_volume_or_snapshot(start)
     with opened(store) as (place, calls):
         volume, snapshot = place.snapshot(calls, address)
-        ancestry = calls.list_ancestry(volume=volume, snapshot=snapshot)
+        ancestry = list(calls.list_ancestry(volume=volume, snapshot=snapshot))
     if as_json:
         output.document(ancestry)
     else:

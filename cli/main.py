@@ -1,9 +1,9 @@
 """Entry point of ``snap`` and ``snapfs``: finds the verb, runs it, turns errors into one line and an exit
 code.
 
-Verbs are imported when they are used: with a daemon running, a command costs little more than Python's own
-start. Git's hooks (``snap git hook NAME ...``, written by ``snap git install``) go around click for the same
-reason.
+Verbs are imported when they are used, and what libraries import but hardly need later still (``startup``): with a
+daemon running, a command costs little more than Python's own start.  Git's hooks (``snap git hook NAME ...``, written
+by ``snap git install``) go around click for the same reason.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
+
+from . import startup
 
 VERBS: Final = {
     "init": "init_cmd",
@@ -31,10 +33,16 @@ VERBS: Final = {
     "restore": "restore_cmd",
     "clone": "clone_cmd",
     "rename": "rename_cmd",
+    "tag": "tag_cmd",
     "rm": "rm_cmd",
+    "watch": "watch_cmd",
     "git": "git_cmd",
     "info": "info_cmd",
     "fsck": "fsck_cmd",
+    "daemon": "daemon_cmd",
+    "config": "config_cmd",
+    "token": "token_cmd",
+    "audit": "audit_cmd",
     "completion": "completion_cmd",
 }
 """Module of each verb, in the order of the help; each defines ``command``."""
@@ -52,7 +60,7 @@ def build() -> Any:
     import snapfs
 
     from .exits import HELP
-    from .options import Invocation
+    from .options import Invocation, connection
 
     class Verbs(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:
@@ -77,6 +85,7 @@ def build() -> Any:
     @click.group(cls=Verbs, epilog=HELP, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(snapfs.__version__, prog_name="snapfs", message="%(prog)s %(version)s")
     @click.option("--store", default="", metavar="STORE", help="The store, for verbs that take --store.")
+    @connection
     @click.pass_context
     def group(context: click.Context, store: str) -> None:
         """Snapshots of a data lake that follow git.
@@ -92,6 +101,7 @@ def build() -> Any:
           snap git install --volume digits
           snap create digits -m "before cleaning"
           snap checkout digits@4f2a9c1
+          snap list digits --address lake.example.org:7432 --token-file ~/.snapfs-token
         """
         context.ensure_object(Invocation).store = store
 
@@ -156,6 +166,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Console script."""
+    startup.defer()
     arguments = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -31,7 +32,14 @@ def command(store: str, mountpoint: str, foreground: bool, allow_other: bool, xa
     from snapfs import daemon
 
     if foreground:
-        daemon.run(Path(store), Path(mountpoint), allow_other=allow_other, xattrs=xattrs)
+        daemon.run(
+            Path(store),
+            Path(mountpoint),
+            allow_other=allow_other,
+            xattrs=xattrs,
+            notify=bool(os.environ.get("NOTIFY_SOCKET")),
+            watchdog_seconds=watchdog_seconds(),
+        )
         return
     pid = daemon.start(Path(store), Path(mountpoint), allow_other=allow_other, xattrs=xattrs)
     store, mountpoint = str(Path(store).resolve()), str(Path(mountpoint).resolve())
@@ -39,3 +47,11 @@ def command(store: str, mountpoint: str, foreground: bool, allow_other: bool, xa
         output.document({"store": store, "mountpoint": mountpoint, "pid": pid})
     else:
         output.line(f"mounted {output.quote(store)} at {output.quote(mountpoint)} (pid {pid})")
+
+
+def watchdog_seconds() -> float:
+    """How long systemd lets this process be silent; 0: it does not care (sd_watchdog_enabled(3))."""
+    said, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not said.isdecimal() or process not in ("", str(os.getpid())):
+        return 0.0
+    return int(said) / 1_000_000

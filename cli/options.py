@@ -19,6 +19,12 @@ class Invocation:
     """Errors are told as JSON too."""
     store: str = ""
     """From ``snap --store``, before the verb."""
+    address: str = ""
+    token_file: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    """Of a daemon, and what it asks for: given before the verb or after it."""
 
 
 def _remember_json(context: click.Context, _parameter: click.Parameter, value: bool) -> bool:
@@ -28,6 +34,12 @@ def _remember_json(context: click.Context, _parameter: click.Parameter, value: b
 
 def _store_or_group(context: click.Context, _parameter: click.Parameter, value: str) -> str:
     return value or context.ensure_object(Invocation).store
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    if value:
+        assert parameter.name is not None
+        setattr(context.ensure_object(Invocation), parameter.name, value)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, callback=_remember_json, help="Print one JSON document.")
@@ -42,7 +54,48 @@ store_option = click.option(
 )
 
 
+def _connection_option(name: str, metavar: str, text: str, variable: str) -> Callable[[F], F]:
+    told = f"{text}  [default: {variable}]"
+    return click.option(name, default="", metavar=metavar, callback=_remember, expose_value=False, help=told)
+
+
+address_option = _connection_option(
+    "--address",
+    "ADDRESS",
+    "Of a daemon, instead of a store: HOST:PORT, unix:SOCKET or insecure:127.0.0.1:PORT.",
+    "SNAPFS_ADDRESS, or git's snapfs.address",
+)
+token_option = _connection_option(
+    "--token-file", "FILE", "Holds the token to show the daemon.", "SNAPFS_TOKEN, or SNAPFS_TOKEN_FILE"
+)
+ca_option = _connection_option("--ca", "FILE", "Certificates that the daemon's must descend from.", "SNAPFS_CA")
+certificate_option = _connection_option(
+    "--certificate", "FILE", "A certificate to show the daemon.", "SNAPFS_CERTIFICATE"
+)
+key_option = _connection_option("--key", "FILE", "Its private key.", "SNAPFS_KEY")
+
+
+def connection(function: F) -> F:
+    """``--address`` and what a daemon there asks for."""
+    for option in (key_option, certificate_option, ca_option, token_option, address_option):
+        function = option(function)
+    return function
+
+
 def common(function: F) -> F:
-    """``--store`` and ``--json``."""
-    decorated: F = store_option(json_option(function))
+    """``--store``, ``--address`` and its kin, and ``--json``."""
+    decorated: F = store_option(connection(json_option(function)))
     return decorated
+
+
+def pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` arguments of an option that may be repeated.  Raises UsageError."""
+    found: dict[str, str] = {}
+    for pair in given:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise click.UsageError(f"{option} wants KEY=VALUE, not {pair!r}")
+        if key in found:
+            raise click.UsageError(f"{option} gives {key!r} twice")
+        found[key] = value
+    return found

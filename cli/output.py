@@ -85,6 +85,15 @@ def document(value: object) -> None:
     print(text)
 
 
+def json_line(value: object) -> None:
+    """One JSON document on a line of its own, told at once: somebody may wait for it at the end of a pipe."""
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value))
+    print(text, flush=True)
+
+
 def documents(values: Iterable[object]) -> None:
     """One JSON array, an element a line, written as the values come."""
     separator = "["
@@ -98,8 +107,8 @@ def documents(values: Iterable[object]) -> None:
     print("[]" if separator == "[" else "\n]")
 
 
-def line(text: str) -> None:
-    print(text)
+def line(text: str, *, flush: bool = False) -> None:
+    print(text, flush=flush)
 
 
 def on_terminal() -> bool:

@@ -14,7 +14,8 @@ from .options import common
 def command(snapshot: str, store: str, as_json: bool) -> None:
     """Remove a snapshot.
 
-    The space that it alone holds comes back in the background.
+    The space that it alone holds comes back in the background.  Its tags go with it (to take away a tag alone:
+    snap tag --delete).
 
     \b
     Examples:

@@ -1,14 +1,15 @@
 """Which store and which volume a command means, and the way to it.
 
-The store: ``--store``; else the snapfs mount around the current directory; else SNAPFS_STORE; else git's
-``snapfs.store`` of the repository around it.  A path that is a mount point stands for the store mounted
-there.
+The store: ``--store`` or ``--address``; else the snapfs mount around the current directory; else SNAPFS_ADDRESS or
+SNAPFS_STORE; else git's ``snapfs.address`` or ``snapfs.store`` of the repository around it.  A path that is a mount
+point stands for the store mounted there.
 
 The volume: the argument; else the first directory below the mount point; else git's ``snapfs.volume``; else
 the store's only one.
 
-The way: the daemon's channel if one listens, else the store opened in this process.  A store that is locked
-without a daemon that listens (one that starts, ends, or another command) is retried for a moment.
+The way: to an address, gRPC; to a store, its daemon's socket if one listens there, else the store opened in this
+process.  A store that is locked without a daemon that listens (one that starts, ends, or another command) is retried
+for a moment.
 """
 
 from __future__ import annotations
@@ -18,17 +19,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from snapfs import errors, mounts
-from snapfs.git.repository import Repository
-from snapfs.rpc import client as channel
-from snapfs.rpc import wire
+from snapfs import client, errors, mounts
+from snapfs.client import addresses
+from snapfs.git.repository import Binding, Repository
 
 from .addresses import Address, path_in_volume, without_snap_directory
-from .calls import Calls
+
+if TYPE_CHECKING:
+    from snapfs.client import Client
 
 STORE_VARIABLE: Final = "SNAPFS_STORE"
+ADDRESS_VARIABLE: Final = "SNAPFS_ADDRESS"
+TOKEN_VARIABLE: Final = "SNAPFS_TOKEN"
+TOKEN_FILE_VARIABLE: Final = "SNAPFS_TOKEN_FILE"
+CA_VARIABLE: Final = "SNAPFS_CA"
+CERTIFICATE_VARIABLE: Final = "SNAPFS_CERTIFICATE"
+KEY_VARIABLE: Final = "SNAPFS_KEY"
 
 BUSY_SECONDS_MAX: Final = 2.0
 BUSY_RETRY_SECONDS: Final = 0.05
@@ -45,36 +53,100 @@ def current_directory() -> Path | None:
         return None
 
 
-class Place:
-    """What the current directory, the options and the environment say."""
+class Shown(NamedTuple):
+    """What a daemon is shown, as given; empty: what the environment says."""
 
-    def __init__(self, store: str) -> None:
+    token_file: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+    def token(self) -> str:
+        """Secret of a token; empty without one.
+
+        Raises:
+            SnapfsError: the file is missing or holds none.
+        """
+        if not self.token_file and os.environ.get(TOKEN_VARIABLE):
+            return addresses.checked_secret(os.environ[TOKEN_VARIABLE].strip())
+        path = self.token_file or os.environ.get(TOKEN_FILE_VARIABLE, "")
+        return addresses.read_secret(Path(path)) if path else ""
+
+    def complete(self) -> Shown:
+        """With what the environment says of files."""
+        certificate, key = self.certificate, self.key
+        if not certificate and not key:
+            certificate, key = os.environ.get(CERTIFICATE_VARIABLE, ""), os.environ.get(KEY_VARIABLE, "")
+        return self._replace(ca=self.ca or os.environ.get(CA_VARIABLE, ""), certificate=certificate, key=key)
+
+
+ENVIRONMENT: Final = Shown()
+"""Nothing was given."""
+
+
+class Place:
+    """What the current directory, the options and the environment say.
+
+    Args:
+        store, address: from the options; empty: not given.
+
+    Attributes:
+        address: of a daemon; empty for a store on this machine.
+    """
+
+    def __init__(self, store: str, address: str = "") -> None:
+        if store and address:
+            raise errors.Invalid("--store and --address exclude each other")
         self._directory = current_directory()
         self._repository: Repository | None = None
         self._looked_for_repository = False
         self._mount = _around(self._directory) if self._directory else None
-        self.store = self._find_store(store)
-        if self._mount is not None and _same(self._mount.store, self.store):
+        self._store, self.address = self._find(store, address)
+        if self._mount is not None and self._store is not None and _same(self._mount.store, self._store):
             self._volume, self._inside = self._below(self._mount)
         else:
             self._volume, self._inside, self._mount = "", "", None
+
+    @property
+    def local(self) -> Path | None:
+        """The store's directory; None behind an address."""
+        return self._store
+
+    @property
+    def store(self) -> Path:
+        """The store's directory.
+
+        Raises:
+            Invalid: it is behind an address.
+        """
+        if self._store is None:
+            raise errors.Invalid("this needs the store itself, not an address", hint="name it with --store")
+        return self._store
 
     def _below(self, mount: mounts.Mount) -> tuple[str, str]:
         assert self._directory is not None
         volume, *rest = (*self._directory.relative_to(mount.mountpoint).parts, "")
         return volume, without_snap_directory("/".join(part for part in rest if part))
 
-    def _find_store(self, option: str) -> Path:
-        if option:
-            return self._behind(Path(option))
+    def _find(self, store: str, address: str) -> tuple[Path | None, str]:
+        if address:
+            return None, address
+        if store:
+            return self._behind(Path(store)), ""
         if self._mount is not None:
-            return self._mount.store
+            return self._mount.store, ""
+        if os.environ.get(ADDRESS_VARIABLE):
+            return None, os.environ[ADDRESS_VARIABLE]
         if os.environ.get(STORE_VARIABLE):
-            return self._behind(Path(os.environ[STORE_VARIABLE]))
-        repository = self.repository
-        if repository is not None and repository.store is not None:
-            return repository.store
-        raise errors.Invalid("which store?", hint=f"name it with --store or {STORE_VARIABLE}, or go into its mount")
+            return self._behind(Path(os.environ[STORE_VARIABLE])), ""
+        binding = self.binding
+        if binding.address:
+            return None, binding.address
+        if binding.store:
+            return Path(binding.store), ""
+        raise errors.Invalid(
+            "which store?", hint=f"name it with --store, --address or {STORE_VARIABLE}, or go into its mount"
+        )
 
     def _behind(self, path: Path) -> Path:
         absolute = path.absolute()
@@ -93,18 +165,34 @@ class Place:
                 self._repository = None
         return self._repository
 
+    @property
+    def binding(self) -> Binding:
+        """What git binds to the repository around the current directory."""
+        return self.repository.binding if self.repository is not None else Binding()
+
+    def shown(self, given: Shown) -> Shown:
+        """What is given; else, for the daemon that git names, what git says of it."""
+        binding = self.binding if self.address else Binding()
+        if not binding.address or binding.address != self.address:
+            return given
+        return Shown(
+            token_file=given.token_file or ("" if os.environ.get(TOKEN_VARIABLE) else binding.token_file),
+            ca=given.ca or binding.ca,
+            certificate=given.certificate or binding.certificate,
+            key=given.key or binding.key,
+        )
+
     def implied_volume(self) -> str:
         """The volume that the current directory or git tells; else empty."""
         if self._volume:
             return self._volume
-        repository = self.repository
-        if repository is not None and repository.volume:
-            bound = repository.store
-            if bound is None or _same(bound, self.store):
-                return repository.volume
-        return ""
+        binding = self.binding
+        if self._store is None:
+            return binding.volume if binding.address in ("", self.address) and not binding.store else ""
+        bound = not binding.address and (not binding.store or _same(Path(binding.store), self._store))
+        return binding.volume if bound else ""
 
-    def volume(self, calls: Calls, given: str = "") -> str:
+    def volume(self, calls: Client, given: str = "") -> str:
         """The volume's name.
 
         Raises:
@@ -120,7 +208,7 @@ class Place:
             raise errors.NotFound("the store has no volume", hint="snap volume create NAME")
         raise errors.Invalid(f"which volume? the store has {len(names)}", hint=f"name one: {_few(names)}")
 
-    def snapshot(self, calls: Calls, address: Address) -> Address:
+    def snapshot(self, calls: Client, address: Address) -> Address:
         """The address with its volume filled in."""
         return Address(self.volume(calls, address.volume), address.snapshot)
 
@@ -148,29 +236,55 @@ def _few(names: list[str], count_max: int = 5) -> str:
 
 
 @contextmanager
-def connected(store: Path, *, deadline: float | None = None) -> Iterator[Calls]:
-    """Calls to the store, through its daemon or in this process.
+def connected(
+    store: Path | None,
+    *,
+    address: str = "",
+    shown: Shown = ENVIRONMENT,
+    deadline: float | None = None,
+    waits: bool = False,
+) -> Iterator[Client]:
+    """A client of the store, through its daemon or in this process; or of the daemon at an address.
 
     Args:
+        store: the store's directory; not looked at with an ``address``.
+        address: of a daemon.
+        shown: what a daemon is shown.
         deadline: ``time.monotonic()`` after which every wait fails with Unavailable.
+        waits: for what others do: of no use in this process, where nobody else can do anything.
 
     Raises:
-        SnapfsError: the store is missing, foreign, in use or damaged.
+        SnapfsError: the store is missing, foreign, in use or damaged; no daemon, with ``waits``;
+            files that are shown cannot be read.
     """
-    directory = store / wire.DIRECTORY_NAME
+    if address:
+        files = shown.complete() if addresses.parse(address).tls else shown
+        with client.connect(
+            address,
+            token=shown.token(),
+            ca=files.ca,
+            certificate=files.certificate,
+            key=files.key,
+            deadline=deadline,
+        ) as calls:
+            yield calls
+        return
+    if store is None:
+        raise errors.Invalid("neither a store nor an address")
     patience = time.monotonic() + BUSY_SECONDS_MAX
     while True:
-        client = channel.connect(directory, deadline=deadline)
-        if client is not None:
-            try:
-                yield Calls(client)
-            finally:
-                client.close()
+        if addresses.listens(store / addresses.CONTROL_DIRECTORY / addresses.SOCKET_NAME):
+            with client.connect(store, token=shown.token(), deadline=deadline) as calls:
+                yield calls
             return
+        if waits:
+            raise errors.Unavailable(
+                f"no daemon serves the store {store}: nothing will happen", hint="mount it, or ask --until-now"
+            )
         from .inprocess import InProcess  # trio and the store: only without a daemon
 
         try:
-            opened = InProcess(store, deadline=deadline)
+            opened = InProcess(store, token=shown.token(), deadline=deadline)
         except errors.Busy:
             if time.monotonic() >= patience:
                 raise
@@ -178,7 +292,7 @@ def connected(store: Path, *, deadline: float | None = None) -> Iterator[Calls]:
             continue
         break
     try:
-        yield Calls(opened.client)
+        yield opened.client
     except BaseException:
         with suppress(errors.SnapfsError):  # the first error tells more
             opened.finish(CLOSE_SECONDS_MAX if deadline is not None else None)
@@ -187,8 +301,20 @@ def connected(store: Path, *, deadline: float | None = None) -> Iterator[Calls]:
 
 
 @contextmanager
-def opened(store: str) -> Iterator[tuple[Place, Calls]]:
-    """The place and the calls of one command."""
-    place = Place(store)
-    with connected(place.store) as calls:
+def opened(store: str, *, waits: bool = False) -> Iterator[tuple[Place, Client]]:
+    """The place and the client of one command; the options that are not handed over are click's."""
+    place, shown = here(store)
+    with connected(place.local, address=place.address, shown=shown, waits=waits) as calls:
         yield place, calls
+
+
+def here(store: str) -> tuple[Place, Shown]:
+    """The place of one command, and what a daemon is shown."""
+    import click
+
+    from .options import Invocation
+
+    given = click.get_current_context().find_object(Invocation) or Invocation()
+    place = Place(store, given.address)
+    shown = Shown(token_file=given.token_file, ca=given.ca, certificate=given.certificate, key=given.key)
+    return place, place.shown(shown)

@@ -32,6 +32,7 @@ def command(snapshot: str, store: str, as_json: bool) -> None:
         ("snapshot", output.address(found.volume, found.name)),
         ("created", output.when(found.created_ns)),
         ("parent", output.quote(found.parent)),
+        ("tags", ", ".join(map(output.quote, found.tags))),
         ("head", "stands on it" if found.current else ""),
         ("message", output.one_line(found.message)),
         *((f"meta {output.quote(key)}", output.one_line(value)) for key, value in found.meta.items()),

@@ -28,8 +28,7 @@ def command(volume: str, store: str, as_json: bool) -> None:
     with opened(store) as (place, calls):
         chosen = place.volume(calls, volume)
         if not as_json:
-            parents = [entry.parent for entry in calls.list_volumes() if entry.name == chosen]
-            if parents:
-                base = f"since {output.short_address(parents[0])}" if parents[0] else "no snapshot yet"
-                output.line(f"{output.quote(chosen)}: {base}")
+            parent = calls.get_volume(name=chosen).parent
+            base = f"since {output.short_address(parent)}" if parent else "no snapshot yet"
+            output.line(f"{output.quote(chosen)}: {base}")
         print_changes(calls.status(volume=chosen), as_json=as_json, nothing="no unsaved changes")

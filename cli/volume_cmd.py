@@ -56,7 +56,7 @@ def list_volumes(store: str, as_json: bool) -> None:
     from .session import opened
 
     with opened(store) as (_, calls):
-        volumes = calls.list_volumes()
+        volumes = list(calls.list_volumes())
     if as_json:
         output.document(volumes)
         return
@@ -87,7 +87,7 @@ def remove(name: str, snapshots: bool, store: str, as_json: bool) -> None:
     from .session import opened
 
     with opened(store) as (_, calls):
-        calls.delete_volume(name=name, snapshots=snapshots)
+        calls.delete_volume(name=name, force=snapshots)
     if as_json:
         output.document({"removed": name})
     else:

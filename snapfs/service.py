@@ -128,9 +128,12 @@ class Service:
         if force:
             lake.snapshots.remove_all(volume)
         lake.volumes.remove(name, force=force)
-        await lake.commit()
-        if self._mounted:
-            await self._mounted.volume_removed(name)
+        with trio.CancelScope(shield=True):  # as in ``_publish``
+            try:
+                await lake.commit()
+            finally:
+                if self._mounted:
+                    await self._mounted.volume_removed(name)
 
     # -- snapshots
 

@@ -32,7 +32,7 @@ OWNER_NAME: Final = "owner"
 SECRET_BYTES_MAX: Final = 4096
 SOCKET_PATH_BYTES_MAX: Final = 107
 """Longest path of a unix socket: ``sun_path`` is 108 bytes with its final zero."""
-PROBE_SECONDS_MAX: Final = 10.0
+PROBE_SECONDS_MAX: Final = 5.0
 """For the kernel to queue a connection: a daemon with a full queue is stopped or overloaded."""
 
 _UNIX: Final = "unix:"

@@ -25,7 +25,7 @@ from snapfs.rpc.library import grpc
 
 M = TypeVar("M", bound=Message)
 
-CONNECT_MILLISECONDS_MAX: Final = 10_000
+CONNECT_MILLISECONDS_MAX: Final = 5_000
 """For a connection to be usable: a daemon that is stopped accepts and says nothing."""
 RECONNECT_MILLISECONDS: Final = 100
 """After a failed attempt calls fail at once until the next: a daemon that is back should not be missed for long."""
@@ -138,6 +138,10 @@ class _Connection:
             )
         if "Ssl handshake failed" in details or "SSL_ERROR" in details:
             return errors.Unavailable(f"{shown}: no TLS connection", hint="does the daemon speak TLS there?")
+        if self._target.tls and "failed to connect" in details and "Socket closed" in details:
+            return errors.Unavailable(
+                f"{shown} closed the connection", hint="does the daemon ask for a client's certificate (and key) there?"
+            )
         if "Connection refused" in details or "No such file" in details:
             return errors.Unavailable(f"no daemon listens at {shown}")
         if "timed out" in details.lower() or "timeout" in details.lower() or "SETTINGS" in details:

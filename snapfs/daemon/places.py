@@ -76,6 +76,25 @@ def clear_if_abandoned(mount: mounts.Mount) -> bool:
         os.close(lock)
 
 
+def clear_stale(store: Path) -> list[Path]:
+    """Take away all mounts of the store whose daemon has died; where they were."""
+    inside = Path(os.path.realpath(store))
+    stale = [mount for mount in mounts.table() if mount.type == mounts.TYPE and mount.store == inside]
+    return [mount.mountpoint for mount in stale if clear_if_abandoned(mount)]
+
+
+def holder_of(store: Path) -> layout.Holder | None:
+    """Who holds the store's lock now: a daemon, or (without a mount point) a command."""
+    try:
+        lock = os.open(store / layout.LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return None if _is_free(lock) else layout.read_holder(store)
+    finally:
+        os.close(lock)
+
+
 def _is_free(lock: int) -> bool:
     """Whether no daemon holds the lock (nobody is kept out by the look)."""
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
+import json
 import os
 import signal
 import subprocess
@@ -20,21 +20,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
 from snapfs import mounts
-from snapfs.daemon import places
+from snapfs.daemon import logfile, places
 from snapfs.errors import IOFailure, Kind, NotFound, SnapfsError, Unavailable, by_kind
-from snapfs.rpc import wire
 from snapfs.store import layout
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from snapfs.daemon.supervisor import Supervisor
 
-LOG_NAME: Final = "daemon.log"
-LOG_BYTES_MAX: Final = 8 * 1024 * 1024
-"""A longer log is set aside (as daemon.log.1) when the daemon starts."""
 STOP_SECONDS_MAX: Final = 600
 """For the last commit: bounded dirty memory to a slow disk takes seconds."""
 _POLL_SECONDS: Final = 0.005
@@ -49,15 +46,30 @@ class Report(msgspec.Struct):
     hint: str = ""
 
 
-def run(store: Path, mountpoint: Path, *, allow_other: bool = False, xattrs: bool = False) -> None:
-    """Serve the store at the mount point until it is unmounted or SIGINT, SIGTERM or SIGHUP comes.
+def run(
+    store: Path,
+    mountpoint: Path,
+    *,
+    allow_other: bool = False,
+    xattrs: bool = False,
+    notify: bool = False,
+    watchdog_seconds: float = 0.0,
+) -> None:
+    """Serve the store at the mount point until it is unmounted or SIGINT or SIGTERM comes; logs to standard error as
+    well.  SIGHUP reloads the configuration; on a terminal it ends, too.
+
+    Args:
+        notify: tell systemd (sd_notify) how it goes.
+        watchdog_seconds: longest silence that systemd allows; 0: any.
 
     Raises:
         SnapfsError: bad places, a store in use or damaged, no FUSE, a failing disk.
     """
-    _configure_log()
-    with _first_error():
-        _serve(store, mountpoint, allow_other=allow_other, xattrs=xattrs, report_fd=None)
+    from snapfs.daemon.supervisor import Supervisor
+
+    supervisor = Supervisor(listens=notify, watchdog_seconds=watchdog_seconds)
+    with _first_error():  # absolute: the kernel's table of mounts tells commands the store's path
+        _serve(store.absolute(), mountpoint, allow_other=allow_other, xattrs=xattrs, supervisor=supervisor)
 
 
 def start(store: Path, mountpoint: Path, *, allow_other: bool = False, xattrs: bool = False) -> int:
@@ -91,7 +103,7 @@ def start(store: Path, mountpoint: Path, *, allow_other: bool = False, xattrs: b
             raise
         if not said:
             raise _died(daemon.wait(), complaints)
-    report = wire.decode(said, Report)
+    report = msgspec.convert(json.loads(said), Report)
     if not report.pid:
         daemon.wait()
         raise by_kind()[report.kind](report.message, hint=report.hint)
@@ -141,65 +153,68 @@ def _wait_for_lock(store: Path) -> None:
     finally:
         os.close(lock)
     raise Unavailable(
-        f"unmounted, but the daemon of {store} is still writing", hint=f"see {store / LOG_NAME}"
+        f"unmounted, but the daemon of {store} is still writing", hint=f"see {store / logfile.NAME}"
     )
 
 
 def background(store: Path, mountpoint: Path, *, report_fd: int, allow_other: bool, xattrs: bool) -> int:
     """The daemon's own process: like ``run``, but reports on a pipe; its exit status."""
+    from snapfs.daemon.logs import log_failure
+
     os.set_inheritable(report_fd, False)
-    _configure_log()
     try:
         with _first_error():
             _serve(store, mountpoint, allow_other=allow_other, xattrs=xattrs, report_fd=report_fd)
     except SnapfsError as error:
-        log.error("%s", error.message)
+        log_failure(error)
         _report(report_fd, Report(kind=error.kind, message=error.message, hint=error.hint))
         return 1
     except Exception as error:
-        log.exception("the daemon failed")
-        _report(report_fd, Report(message=f"the daemon failed: {error!r}", hint=f"see {store / LOG_NAME}"))
+        log_failure(error)
+        hint = f"see {store / logfile.NAME}"
+        _report(report_fd, Report(message=f"the daemon failed: {error!r}", hint=hint))
         return 1
     return 0
 
 
-def _serve(store: Path, mountpoint: Path, *, allow_other: bool, xattrs: bool, report_fd: int | None) -> None:
-    from snapfs.daemon.serving import serve  # here: see the module's invariants
+def _serve(
+    store: Path,
+    mountpoint: Path,
+    *,
+    allow_other: bool,
+    xattrs: bool,
+    report_fd: int | None = None,
+    supervisor: Supervisor | None = None,
+) -> None:
+    from snapfs.config import Config
+    from snapfs.daemon import logs
+    from snapfs.daemon import supervisor as systemd
+    from snapfs.daemon.serving import Process, serve  # here: see the module's invariants
     from snapfs.fuse.session import Options
 
-    def opened() -> None:
-        if report_fd is not None:
-            _log_to(store / LOG_NAME)
+    output = logs.Output()
+    logs.configure(Config().log, output)  # until the store's own is read
 
     def ready() -> None:
         if report_fd is not None:
             _report(report_fd, Report(pid=os.getpid()))
 
-    serve(store, mountpoint, Options(allow_other=allow_other, xattrs=xattrs), opened=opened, ready=ready)
+    process = Process(
+        configure=lambda config: logs.configure(config.log, output),
+        opened=lambda: output.keep(store / logfile.NAME, instead=report_fd is not None),
+        ready=ready,
+        supervisor=supervisor or systemd.Supervisor(),
+        hangup_ends=report_fd is None and sys.stderr.isatty(),
+    )
+    serve(store, mountpoint, Options(allow_other=allow_other, xattrs=xattrs), process)
 
 
 def _report(report_fd: int, report: Report) -> None:
     """The first report counts; later ones have no reader any more."""
     with contextlib.suppress(OSError):
-        os.write(report_fd, wire.encode(report))
+        # in ASCII: a path in a message need not be Unicode
+        os.write(report_fd, json.dumps(msgspec.to_builtins(report)).encode("ascii"))
         os.close(report_fd)
-
-
-def _configure_log() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-
-
-def _log_to(path: Path) -> None:
-    """Standard output and error go to the log from now on."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_BYTES_MAX:
-            path.replace(path.with_name(f"{path.name}.1"))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -212,7 +227,9 @@ def _first_error() -> Iterator[None]:
         if meant is None or (other is not None and other.split(Exception)[1] is not None):
             raise
         if other is not None:
-            log.error("besides", exc_info=other)
+            from snapfs.daemon.logs import log_failure
+
+            log_failure(other)
         raise _leaf(meant) from None
     except OSError as error:
         raise IOFailure(f"the store's disk refused: {error}") from error

@@ -2,7 +2,8 @@
 
 Invariants:
   * ``ERRNOS`` is total over ``Kind``; a test proves it.
-  * ``request`` wraps every handler: nothing but FUSEError leaves one, as anything else would end the mount.
+  * ``request`` wraps every handler: nothing but FUSEError leaves one, as anything else would end the mount; how long
+    each took and what it failed with is counted.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
+from time import perf_counter
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from pyfuse3 import FUSEError
 
 from snapfs.errors import Kind, NoSpace, SnapfsError
+from snapfs.timings import Timings
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +55,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class MakesRoom(Protocol):
+class Handlers(Protocol):
     """Whoever has handlers."""
+
+    timings: Timings
 
     async def make_room(self) -> None:
         """Give back at once what was deleted."""
 
 
-S = TypeVar("S", bound=MakesRoom)
+S = TypeVar("S", bound=Handlers)
 Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
 
 
@@ -67,22 +72,34 @@ def request(handler: Handler[S, P, R]) -> Handler[S, P, R]:
     """Make a method a FUSE handler: its errors become errnos, unexpected ones EIO and a log line.  For want of
     space it is tried once more when room was made: a request that is refused has changed nothing."""
 
+    name = handler.__name__
+
     @functools.wraps(handler)
     async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        began = perf_counter()
         try:
             try:
                 return await handler(self, *args, **kwargs)
             except NoSpace:
                 await self.make_room()
                 return await handler(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except SnapfsError as error:
-            if error.kind in _LOGGED:
-                log.error("%s: %s", handler.__name__, error.message)
-            raise FUSEError(ERRNOS[error.kind]) from None
-        except Exception:
-            log.exception("%s failed", handler.__name__)
-            raise FUSEError(errno.EIO) from None
+        except Exception as error:
+            failed = _answer(name, error)
+            self.timings.outcomes[name, errno.errorcode.get(failed.errno, str(failed.errno))] += 1
+            raise failed from None
+        finally:
+            self.timings.add(name, perf_counter() - began)
 
     return wrapper
+
+
+def _answer(name: str, error: Exception) -> FUSEError:
+    """What the kernel is told; logged if an administrator must hear of it."""
+    if isinstance(error, FUSEError):
+        return error
+    if isinstance(error, SnapfsError):
+        if error.kind in _LOGGED:
+            log.error("%s: %s", name, error.message)
+        return FUSEError(ERRNOS[error.kind])
+    log.error("%s failed", name, exc_info=error)
+    return FUSEError(errno.EIO)

@@ -85,6 +85,10 @@ class Handles:
         self._unlinked.remove(file.node)
         return file, True
 
+    def files_open(self) -> int:
+        """How many files are open."""
+        return len(self._files)
+
     def is_open(self, node: Node) -> bool:
         return any(not file.stale for file in self._by_node.get(node, ()))
 

@@ -62,7 +62,7 @@ class Outdated:
 
 
 class MountKernel:
-    """The mount, as the service sees it (``service.Mounted``)."""
+    """The mount, as the service sees it (``snapfs.volume.mounted``)."""
 
     def __init__(self, files: Files, nodes: Nodes, handles: Handles, mountpoint: Path) -> None:
         self._files = files
@@ -70,6 +70,10 @@ class MountKernel:
         self._handles = handles
         self._limiter = trio.CapacityLimiter(_THREADS_MAX)
         self.pusher = Pusher(mountpoint)
+        self._pushing = trio.Lock()
+        self._pushes_begun = 0
+        self._pushed = 0
+        """Number of the last push that was done."""
         self.device = 0
         """st_dev of the mount; 0 while it is not served."""
 
@@ -77,7 +81,7 @@ class MountKernel:
         """Whether a request comes from the process that fetches dirty pages for us."""
         return pid == self.pusher.pid
 
-    # service.Mounted
+    # snapfs.volume.mounted.Mounted
 
     async def push(self) -> None:
         """All that was written through the mount before the call has reached the engine when it returns.
@@ -85,10 +89,14 @@ class MountKernel:
         Raises:
             Unavailable: the mount is not at its mount point any more.
         """
-        if self.device == 0:
-            return
-        written = [(file.node, self._path(file)) for file in self._handles.written()]
-        await self.pusher.push(self.device, written)
+        asked = self._pushes_begun
+        async with self._pushing:
+            if self.device == 0 or self._pushed > asked:
+                return  # one that began after we asked, for others who waited, has fetched ours too
+            self._pushes_begun = number = self._pushes_begun + 1
+            written = [(file.node, self._path(file)) for file in self._handles.written()]
+            await self.pusher.push(self.device, written)
+            self._pushed = number
 
     def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
         """Whether a file that a restore takes the last name from is open."""

@@ -1,4 +1,4 @@
-"""What all handlers stand on: from a number to the object and back to an answer; and extended attributes.
+"""What all handlers stand on: from a number to the object and back to an answer; and extended
 attributes.
 
 Invariants:
@@ -24,6 +24,7 @@ from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.kernel import MountKernel
 from snapfs.fuse.nodes import ROOT, SNAP_NAME, Node, Nodes, Tree, ino_of
 from snapfs.fuse.virtual import Virtual, is_virtual
+from snapfs.timings import Timings
 from snapfs.types import Ino
 from snapfs.volume.lake import Lake
 
@@ -47,6 +48,8 @@ class Objects(Operations):
         self._kernel = kernel
         self._virtual = Virtual(lake, nodes)
         self._xattrs = xattrs
+        self.timings = Timings()
+        """Of requests."""
 
     def init(self) -> None:
         self.ready.set()

@@ -86,6 +86,9 @@ class Session:
         """The mount has ended."""
         self.kernel = MountKernel(lake.files, nodes, handles, mountpoint)
         self._requests = Requests(lake, nodes, handles, self.kernel, xattrs=options.xattrs)
+        self.timings: Final = self._requests.timings
+        """Of requests."""
+        self.files_open: Final = handles.files_open
 
     def mount(self) -> None:
         """mount(2).
@@ -129,23 +132,44 @@ class Session:
         _raise_read_ahead(mount.device)
         task_status.started()
 
-    async def unmount(self) -> None:
-        """Unmount; if it is in use, hand over what was written and detach it: its users then get errors."""
-        if self.ended.is_set():
+    async def unmount(self, seconds_max: float) -> None:
+        """Unmount; if it is in use, hand over what was written and detach it: its users then get errors.
+
+        Args:
+            seconds_max: after so long the connection to the kernel is ended, whatever it waits for; what programs had
+                written and the kernel had not handed over is lost.
+        """
+        mount = mounts.at(self._mountpoint)
+        if mount is None or mount.device != self._device:  # unmounted by somebody: in use still, or just ending
+            with trio.move_on_after(seconds_max):
+                await self.ended.wait()
+            pyfuse3.terminate()
             return
-        try:
-            await trio.to_thread.run_sync(mounts.unmount, self._mountpoint)
-            return
-        except NotFound:
-            return
-        except SnapfsError as error:
-            log.warning("%s (%s); detaching it", error.message, error.hint)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._abort_after, seconds_max, mount)
+            try:
+                await trio.to_thread.run_sync(mounts.unmount, self._mountpoint)
+            except NotFound:  # somebody else was faster
+                pass
+            except SnapfsError as error:
+                log.warning("%s (%s); detaching it", error.message, error.hint)
+                await self._detach()
+            nursery.cancel_scope.cancel()
+
+    async def _abort_after(self, seconds: float, mount: mounts.Mount) -> None:
+        await trio.sleep(seconds)
+        log.error("the kernel did not hand over what was written last in %.0f s; it is given up", seconds)
+        mounts.abort(mount)
+
+    async def _detach(self) -> None:
         try:
             await self.kernel.push()
         except (SnapfsError, OSError) as error:
             log.error("cannot fetch what was written last: %s", error)
         try:
             await trio.to_thread.run_sync(lambda: mounts.unmount(self._mountpoint, lazy=True))
+        except NotFound:
+            pass
         except SnapfsError as error:
             log.error("%s", error.message)
         pyfuse3.terminate()  # the kernel keeps the connection for as long as something is open

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import trio
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 import snapfs
@@ -219,6 +220,7 @@ class Calls:
         self, method: str, sent: Iterator[bytes], context: grpc.ServicerContext, caller: api.Caller, peer: str
     ) -> Iterator[bytes]:
         if method == reflection.METHOD:
+            methods.authorize(method, Empty(), caller)
             yield from reflection.answer(self._received(sent, context))
             return
         rpc = self._dispatcher.rpcs[method]

@@ -58,9 +58,8 @@ class ApiServer:
         self._thread = threading.Thread(target=self._run, name="api")
         self._thread.start()
         assert self._ready.wait(SECONDS_MAX)
-        if self._failure is not None:
-            self._thread.join(SECONDS_MAX)
-            raise self._failure
+        if not self.addresses:
+            self.stop()
 
     def _run(self) -> None:
         try:

@@ -294,7 +294,7 @@ class TestRestore:
         (volume / "changed").write_bytes(b"newer and longer")
         assert not (volume / "dir").exists()
         with held_open(volume / "changed"):
-            mounted.call("restore", api.Restored, volume="data", snapshot="a", paths=["dir", "changed"])
+            mounted.call("restore", volume="data", snapshot="a", paths=["dir", "changed"])
             assert (volume / "dir" / "gone").read_bytes() == b"gone"
             assert (volume / "changed").read_bytes() == b"old"
 

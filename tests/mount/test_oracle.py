@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from snapfs.errors import SnapfsError
-from snapfs.rpc import client, wire
 from snapfs.testing.machine import StoreMachine
 from snapfs.testing.mount_subject import MountSubject
 
@@ -24,12 +23,7 @@ def machine(one: Any) -> type[StoreMachine]:
 
     class MountMachine(StoreMachine):
         def make_subject(self) -> MountSubject:
-            def connect() -> client.Client:
-                found = client.connect(one.store / wire.DIRECTORY_NAME)
-                assert found is not None
-                return found
-
-            subject = MountSubject(one.root, connect, one.remount, xattrs=True)
+            subject = MountSubject(one.root, one.connect, one.remount, xattrs=True)
             subject.remove_all()
             return subject
 

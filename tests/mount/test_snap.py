@@ -21,15 +21,15 @@ def failing(number: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, check=lambda error: error.errno == number)
 
 
-def git(commit: str) -> dict[str, str]:
-    return {"commit": commit}
+def git(commit: str) -> api.GitCommit:
+    return api.GitCommit(commit=commit)
 
 
 class TestVolumes:
     def test_directories_are_volumes(self, mounted) -> None:
         (mounted.root / "models").mkdir()
         assert sorted(os.listdir(mounted.root)) == ["data", "models"]
-        names = [volume.name for volume in mounted.call("list_volumes", list[api.Volume])]
+        names = [volume.name for volume in mounted.call("list_volumes")]
         assert sorted(names) == ["data", "models"]
         (mounted.root / "models").rmdir()
         assert os.listdir(mounted.root) == ["data"]
@@ -211,6 +211,34 @@ class TestSnap:
             assert (mounted.snap / f"{COMMIT}.{number}" / "file").read_bytes() == content
         assert sorted(os.listdir(mounted.snap)) == [COMMIT, f"{COMMIT}.1", f"{COMMIT}.2", f"{COMMIT}.3"]
         assert (mounted.snap / COMMIT / "file").resolve() == mounted.snap / f"{COMMIT}.3" / "file"
+
+    def test_a_tag_is_a_link_to_its_snapshot(self, mounted) -> None:
+        for content in (b"1", b"2"):
+            (mounted.volume / "file").write_bytes(content)
+            mounted.snapshot(f"s{content.decode()}")
+        for number, content in ((1, b"1"), (2, b"2")):
+            mounted.call("tag_snapshot", volume="data", snapshot=f"s{number}", tag="best", move=True)
+            assert os.readlink(mounted.snap / "best") == f"s{number}"
+            assert (mounted.snap / "best" / "file").read_bytes() == content
+            assert sorted(os.listdir(mounted.snap)) == ["best", "s1", "s2"]
+        mounted.call("rename_snapshot", volume="data", snapshot="best", name="named")
+        assert os.readlink(mounted.snap / "best") == "named"
+        mounted.call("delete_tag", volume="data", tag="best")
+        assert not os.path.lexists(mounted.snap / "best")
+        mounted.call("tag_snapshot", volume="data", snapshot="named", tag="last")
+        mounted.call("delete_snapshot", volume="data", snapshot="last")
+        assert os.listdir(mounted.snap) == ["s1"]
+
+    def test_volumes_made_by_mkdir_are_told(self, mounted) -> None:
+        (mounted.root / "made").mkdir()
+        (mounted.root / "made").rmdir()
+        root = os.open(mounted.root, os.O_RDONLY)
+        try:
+            os.fsync(root)  # durable, and so told
+        finally:
+            os.close(root)
+        told = mounted.call("watch_events", after=0, until_now=True, volume="made")
+        assert [event.kind for event in told] == ["volume_created", "volume_deleted"]
 
     def test_names_come_and_go(self, mounted) -> None:
         (mounted.volume / "file").touch()

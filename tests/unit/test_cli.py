@@ -19,11 +19,10 @@ import pytest
 import trio
 
 from snapfs import api, errors
-from snapfs.rpc.methods import methods_of
-from snapfs.service import Service
+from snapfs.client import Client
 from snapfs.types import Ino
 from snapfs.volume.lake import Lake
-from snapfs_cli import addresses, calls, exits, main, output, session
+from snapfs_cli import addresses, exits, main, output, session
 
 SNAP = Path(sys.executable).with_name("snap")
 
@@ -175,7 +174,9 @@ def test_every_command_explains_itself_with_examples(name: str, capsys: pytest.C
     assert len(told.partition("Usage:")[2].splitlines()) > 5
 
 
-@pytest.mark.parametrize("name", [name for name, _ in commands() if name not in ("volume", "git")])
+@pytest.mark.parametrize(
+    "name", [name for name, command in commands() if not isinstance(command, click.Group) and name != "daemon logs"]
+)
 def test_every_command_takes_json(name: str) -> None:
     command = dict(commands())[name]
     assert any("--json" in parameter.opts for parameter in command.params)
@@ -190,25 +191,31 @@ def test_every_kind_has_an_exit_code_that_the_help_tells(capsys: pytest.CaptureF
         assert re.search(rf"^ +{code} ", told, re.MULTILINE), code
 
 
-def test_the_calls_are_those_of_the_service() -> None:
-    methods = methods_of(Service)
-    assert {name: method.result for name, method in methods.items()} == calls.RESULTS
-    for name in methods:
-        assert callable(getattr(calls.Calls, name))
+def imported(program: str, *modules: str) -> str:
+    """Which of the modules are imported at the end of a program that starts as the command does."""
+    start = "import sys; from snapfs_cli import startup; startup.defer()"
+    end = f"print(*sorted(set({modules!r}) & set(sys.modules)))"
+    command = [sys.executable, "-c", f"{start}\n{program}\n{end}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+CONNECT = "from snapfs import client; client.connect('insecure:127.0.0.1:1').close()"
 
 
 def test_a_command_through_a_daemon_imports_little() -> None:
-    modules = "snapfs_cli.create_cmd, snapfs_cli.session, snapfs.api"
-    heavy = "{'trio', 'rich', 'lmdb', 'pyfuse3', 'snapfs.service', 'snapfs.volume'}"
-    program = f"import sys, snapfs_cli.main as m, {modules}; m.build(); print(*({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    program = f"import snapfs_cli.main as m, snapfs_cli.create_cmd, snapfs_cli.session; m.build(); {CONNECT}"
+    heavy = ("trio", "rich", "lmdb", "pyfuse3", "snapfs.service", "snapfs.volume", "asyncio.base_events", "tomlkit")
+    assert imported(program, *heavy) == ""
 
 
 def test_a_hook_does_not_even_import_click() -> None:
-    program = "import sys, snapfs_cli.git_hook; print(' '.join({'trio', 'click', 'rich'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    program = f"import snapfs_cli.git_hook; {CONNECT}"
+    assert imported(program, "trio", "click", "rich", "lmdb", "asyncio.base_events") == ""
+
+
+def test_what_is_deferred_works_when_it_is_used() -> None:
+    program = "import asyncio, grpc; asyncio.run(asyncio.sleep(0)); assert grpc.aio.insecure_channel"
+    assert imported(program, "asyncio.base_events") == "asyncio.base_events"
 
 
 def test_the_installed_command(tmp_path: Path) -> None:
@@ -549,11 +556,124 @@ def test_a_bug_is_one_line_too(
     def broken(_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(calls.Calls, "list_volumes", broken)
+    monkeypatch.setattr(Client, "list_volumes", broken)
     assert "internal error" in shell.fails("volume", "list", code=70)
     monkeypatch.setenv("SNAPFS_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main.run(["volume", "list"])
+
+
+# -- tags, filters, events ----------------------------------------------------------------------------------
+
+
+def test_tags(shell: Shell) -> None:
+    shell.run("create", "--name", "one")
+    fill(shell.store, "data", {"a": b"a"})
+    shell.run("create", "--name", "two")
+    assert shell.run("tag", "data@one", "best") == "data@best is data@one\n"
+    assert shell.json("tag", "@one", "first")["tags"] == ["best", "first"]
+    assert shell.json("show", "@best")["name"] == "one"
+    assert "best, first" in shell.run("show", "@one")
+    assert "[best, first]" in shell.run("list")
+    assert "best" in shell.fails("tag", "@two", "best", code=4)
+    assert shell.json("tag", "@two", "best", "--move")["name"] == "two"
+    assert [entry["name"] for entry in shell.json("list", "--tag", "best")] == ["two"]
+    shell.run("checkout", "@best")
+    assert shell.json("tag", "--delete", "data@first") == {"removed": "data@first"}
+    assert "took away" in shell.run("tag", "--delete", "@best")
+    shell.fails("tag", "--delete", "@best", code=3)
+    shell.fails("tag", "--delete", "@one", code=3)
+    shell.fails("tag", "@one", "two", code=4)
+    shell.fails("tag", "@one", "a/b", code=2)
+    assert {entry["name"] for entry in shell.json("list")} == {"one", "two"}
+
+
+def test_list_filters(shell: Shell) -> None:
+    names = [f"s{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        shell.run("create", "--name", name, "--meta", f"parity={number % 2}", "--meta", f"third={number % 3}")
+
+    def listed(*arguments: str) -> list[str]:
+        return [entry["name"] for entry in shell.json("list", *arguments)]
+
+    assert listed() == names
+    assert listed("--meta", "parity=1") == ["s1", "s3", "s5"]
+    assert listed("--meta", "parity=1", "--meta", "third=0") == ["s3"]
+    assert listed("--newest", "2") == ["s4", "s5"]
+    assert listed("--newest", "2", "--meta", "parity=0") == ["s2", "s4"]
+    assert listed("--newest", "100") == names
+    assert listed("--since", "1h") == names
+    assert listed("--until", "1h") == []
+    assert listed("--since", "2099-01-01") == []
+    with session.connected(shell.store) as store:
+        git = api.GitCommit(commit="ab" * 20, branch="main")
+        store.create_snapshot(volume="data", git=git)
+    assert listed("--branch", "main") == ["ab" * 20]
+    assert listed("--branch", "mai") == []
+    for wrong in (["--newest", "0"], ["--since", "yesterday"], ["--meta", "x"]):
+        shell.fails("list", *wrong, code=2)
+
+
+def test_watch_what_happened(shell: Shell) -> None:
+    shell.run("create", "--name", "one")
+    shell.run("tag", "@one", "best")
+    told = [json.loads(line) for line in shell.run("watch", "--until-now", "--json").splitlines()]
+    assert [event["kind"] for event in told] == ["volume_created", "snapshot_created", "tag_set"]
+    assert [event["sequence"] for event in told] == [1, 2, 3]
+    assert shell.run("watch", "--until-now", "--after", "2", "data").count("\n") == 1
+    assert "data@one" in shell.run("watch", "--until-now", "--kind", "snapshot_created")
+    assert shell.run("watch", "--until-now", "other") == ""
+    shell.fails("watch", "--until-now", "--after", "99", code=3)
+    shell.fails("watch", "--kind", "nope", code=2)
+    shell.fails("watch", "--after", "-1", code=2)
+    assert "no daemon" in shell.fails("watch", code=5)
+
+
+# -- daemons elsewhere --------------------------------------------------------------------------------------
+
+
+def test_addresses_of_daemons(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = f"unix:{tmp_path}/nobody"
+    assert "no daemon listens" in shell.fails("list", "--address", nobody, code=5)
+    assert "no daemon listens" in shell.fails("--address", nobody, "list", code=5)
+    assert "exclude" in shell.fails("list", "--address", nobody, "--store", str(shell.store), code=2)
+    assert "without TLS" in shell.fails("list", "--address", "insecure:192.0.2.1:1", code=2)
+    assert "address" in shell.fails("list", "--address", "nonsense", code=2)
+    assert "not an address" in shell.fails("audit", "--verify", "--address", nobody, code=2)
+    monkeypatch.setenv("SNAPFS_ADDRESS", nobody)  # goes before SNAPFS_STORE
+    shell.fails("list", code=5)
+    assert shell.json("list", "--store", str(shell.store)) == []
+
+
+def test_what_a_daemon_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session.Shown().token() == ""
+    (tmp_path / "one").write_text("first\n")
+    (tmp_path / "two").write_text("second\n")
+    monkeypatch.setenv("SNAPFS_TOKEN_FILE", str(tmp_path / "one"))
+    assert session.Shown().token() == "first"
+    monkeypatch.setenv("SNAPFS_TOKEN", " direct ")
+    assert session.Shown().token() == "direct"
+    assert session.Shown(token_file=str(tmp_path / "two")).token() == "second"
+    for name in ("CA", "CERTIFICATE", "KEY"):
+        monkeypatch.setenv(f"SNAPFS_{name}", f"{name.lower()}.pem")
+    assert session.Shown().complete() == session.Shown(ca="ca.pem", certificate="certificate.pem", key="key.pem")
+    given = session.Shown(certificate="own.pem", key="own.key")
+    assert given.complete() == given._replace(ca="ca.pem")
+
+
+def test_a_token_counts_without_a_daemon_too(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = shell.json("token", "create", "ci", "--role", "viewer")["secret"]
+    monkeypatch.setenv("SNAPFS_TOKEN", secret)
+    assert shell.json("list", "data") == []
+    assert "viewer" in shell.fails("create", "data", code=8)
+    monkeypatch.setenv("SNAPFS_TOKEN", secret[:-1] + ("A" if secret[-1] != "A" else "B"))
+    shell.fails("list", "data", code=8)
+    monkeypatch.delenv("SNAPFS_TOKEN")
+    (tmp_path / "token").write_text(secret)
+    shell.fails("create", "data", "--token-file", str(tmp_path / "token"), code=8)
+    assert "no file" in shell.fails("list", "--token-file", str(tmp_path / "nope"), code=3)
+    callers = [entry["caller"] for entry in shell.json("audit") if entry["method"].endswith("CreateSnapshot")]
+    assert callers == ["ci", "ci"]
 
 
 # -- parts

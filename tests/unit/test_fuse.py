@@ -13,6 +13,7 @@ from snapfs.errors import Corrupt, Kind, NoSpace, NotFound, Stale
 from snapfs.fuse.errnos import ERRNOS, request
 from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.nodes import ROOT, SNAP_INO, Link, Node, Nodes, Tree, ino_of, tree_number
+from snapfs.timings import Timings
 from snapfs.types import INO_BITS, VIEW_BITS, Epoch, Ino, VolumeId
 from snapfs.versions.epochs import Chain, Path, View
 
@@ -57,6 +58,7 @@ class Handlers:
     def __init__(self, *outcomes: Exception | None) -> None:
         self.outcomes = list(outcomes)
         self.rooms_made = 0
+        self.timings = Timings()
 
     async def make_room(self) -> None:
         self.rooms_made += 1

@@ -59,9 +59,10 @@ def test_every_import_is_a_declared_dependency() -> None:
     }
     requirements = importlib.metadata.requires("snapfs") or []
     declared = {re.split(r"[^\w-]", line)[0] for line in requirements if "extra ==" not in line}
-    providers = importlib.metadata.packages_distributions()
+    packages = importlib.metadata.packages_distributions().items()
+    providers = {name: {provider.replace("_", "-") for provider in found} for name, found in packages}
     foreign = imported - set(sys.stdlib_module_names) - {"snapfs", "snapfs_cli"}
-    assert {name for name in foreign if not declared & set(providers[name])} == set()
+    assert {name for name in foreign if not declared & providers[name]} == set()
     assert declared - {provider for name in foreign for provider in providers[name]} == set()
 
 

@@ -1,352 +1,343 @@
-"""The private channel: a synchronous client against the real server, on a service of this test."""
+"""Pure parts of the API: records and messages, errors and statuses, requests."""
 
 from __future__ import annotations
 
-import os
-import socket
-import stat
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import pytest
-import trio
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 
 from snapfs import api, errors
-from snapfs.rpc import client as channel
-from snapfs.rpc import server, wire
-from snapfs.rpc.methods import methods_of
+from snapfs.api import Role
+from snapfs.errors import Kind
+from snapfs.rpc import convert, requests, status
+from snapfs.rpc.convert import values
+from snapfs.rpc.library import grpc
+from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, volume_pb2
+
+GIT = api.GitCommit(
+    commit="ab" * 20, branch="main", subject="über", author="Ada <ada@example.org>", remote="r", dirty=True
+)
+SNAPSHOT = api.Snapshot(
+    volume="data",
+    name="one",
+    created_ns=1_700_000_000_123_456_789,
+    message="first",
+    meta={"accuracy": "0.97", "": ""},
+    git=GIT,
+    parent="data@zero",
+    current=True,
+    created=False,
+    tags=["a", "b"],
+)
+PLAIN = api.Snapshot(volume="data", name="one", created_ns=0)
+REPORT = api.CheckReport(
+    findings=[api.Finding(code="refs", message="wrong")], inodes=1, blocks=2, snapshots=3, data_read_bytes=2**63
+)
+TOKEN = api.Token(
+    name="ci", role=Role.OPERATOR, volumes=["a", "b"], created_ns=1, expires_ns=2, revoked_ns=3, certificate=True
+)
+CHANGE = api.Change(
+    kind=api.ChangeKind.RENAMED,
+    path="new \udcff\n",
+    old_path="old \udc80",
+    type="symlink",
+    old_bytes=1,
+    new_bytes=2**60,
+    changed_bytes=3,
+    content=True,
+    metadata=True,
+)
+EVENT = api.Event(
+    sequence=2**63, time_ns=5, kind=api.EventKind.TAG_SET, volume="v", snapshot="s", commit="c", message="m"
+)
+OPERATION = api.Operation(id="1", kind="check", state=api.OperationState.RUNNING, done=1, total=2, start_ns=3)
+SETTING = api.Setting(
+    name="log.level", value='"info"', default_value='"info"', description="d", configured=True, needs_restart=True
+)
+STORE = api.StoreInfo(
+    path="/s", uuid="u", format=2, volumes=1, snapshots=2, stored_bytes=3, logical_bytes=4, index_bytes=5, disk_bytes=6,
+    free_bytes=7, mountpoint="/m", pid=8, version="9", uptime_seconds=10, dirty_bytes=11, failure="f",
+)  # fmt: skip
+
+RECORDS: dict[str, list[Any]] = {
+    "volume": [api.Volume(name="data", snapshots=3, created_ns=1, parent="data@one")],
+    "checkout": [
+        api.Checkout(snapshot=SNAPSHOT, saved=PLAIN, moved=False),
+        api.Checkout(snapshot=SNAPSHOT, saved=None),
+    ],
+    "restored": [api.Restored(paths=["a/\udcff"], files=1, total_bytes=2)],
+    "git": [GIT, api.GitCommit(commit="ab" * 32)],
+    "snapshot": [SNAPSHOT, PLAIN],
+    "filter": [
+        api.SnapshotFilter(),
+        api.SnapshotFilter(
+            name_prefix="n", commit="c", branch="b", tag="t", meta={"k": "v"}, created_from_ns=1, created_before_ns=2
+        ),
+    ],
+    "carried": [api.Carried(carried=[SNAPSHOT, PLAIN], missing=["x"])],
+    "change": [CHANGE, *(msgspec.structs.replace(CHANGE, kind=kind) for kind in api.ChangeKind)],
+    "event": [EVENT, *(msgspec.structs.replace(EVENT, kind=kind) for kind in api.EventKind)],
+    "events": [api.Events(events=[EVENT], sequence=7), api.Events(events=[], sequence=0)],
+    "report": [REPORT],
+    "operation": [
+        OPERATION,
+        *(msgspec.structs.replace(OPERATION, state=state, end_ns=9) for state in api.OperationState),
+        msgspec.structs.replace(OPERATION, check=REPORT),
+        msgspec.structs.replace(OPERATION, error=api.OperationError(kind="no_space", message="m", hint="h")),
+    ],
+    "store": [STORE],
+    "setting": [SETTING],
+    "settings": [api.Settings(settings=[SETTING], path="/c")],
+    "reloaded": [api.Reloaded(applied=["a"], waiting=["b"])],
+    "caller": [api.Caller(name="ci", role=role, volumes=["v"]) for role in Role],
+    "token": [TOKEN, api.Token(name="x", role=Role.ADMIN, created_ns=5)],
+    "new_token": [api.NewToken(token=TOKEN, secret="s")],
+    "audit_entry": [
+        api.AuditEntry(sequence=1, time_ns=2, caller="c", peer="unix", method="m", request="{}", result="OK")
+    ],
+}
+
+# -- records and messages
 
 
-class Service:
-    """Answers in every way that a service may."""
-
-    def __init__(self) -> None:
-        self.cancelled = threading.Event()
-        self.ended = threading.Event()
-
-    async def add(self, *, one: int, other: int = 1) -> int:
-        return one + other
-
-    async def swap(self, *, pairs: Sequence[tuple[str, api.GitCommit]]) -> list[str]:
-        return [f"{old} {new.commit}" for old, new in pairs]
-
-    async def choose(self, *, unsaved: api.Save = api.Save.REFUSE, meta: dict[str, str] | None = None) -> str:
-        return f"{unsaved.value} {meta}"
-
-    async def nothing(self) -> None:
-        return None
-
-    async def refuse(self) -> int:
-        raise errors.Conflict("not now", hint="later")
-
-    async def break_down(self) -> int:
-        raise ZeroDivisionError("a bug")
-
-    async def huge(self) -> str:
-        return "x" * (wire.MESSAGE_BYTES_MAX + 1)
-
-    async def echo(self, *, name: str) -> str:
-        return name
-
-    async def wait(self) -> int:
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.cancelled.set()
-        return 0
-
-    async def count(self, *, count: int) -> AsyncIterator[api.Change]:
-        try:
-            for number in range(count):
-                await trio.lowlevel.checkpoint()
-                yield api.Change(kind=api.ChangeKind.ADDED, path=f"{number}-\udcff\n", new_bytes=number)
-            if count == 3:
-                raise errors.Corrupt("broken off")
-        finally:
-            self.ended.set()
-
-    async def check(self, *, progress: Callable[[int, int], None] | None = None, fail: bool = False) -> int:
-        for step in range(3):
-            if progress is not None:
-                progress(step, 3)
-            await trio.sleep(0.15)
-        if fail:
-            raise errors.Corrupt("found it")
-        return 3
-
-    def _private(self) -> None:
-        raise AssertionError
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_come_back(name: str) -> None:
+    to, of = getattr(convert, f"{name}_to"), getattr(convert, f"{name}_of")
+    for record in RECORDS[name]:
+        message = to(record)
+        assert of(type(message).FromString(message.SerializeToString())) == record
 
 
-@contextmanager
-def serving(directory: Path) -> Iterator[Service]:
-    service = Service()
-    started = threading.Event()
-    scopes: list[trio.CancelScope] = []
-    tokens: list[trio.lowlevel.TrioToken] = []
-
-    async def main() -> None:
-        with trio.CancelScope() as scope:
-            scopes.append(scope)
-            tokens.append(trio.lowlevel.current_trio_token())
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, service, directory)
-                started.set()
-
-    thread = threading.Thread(target=trio.run, args=(main,))
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield service
-    finally:
-        tokens[0].run_sync_soon(scopes[0].cancel)
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    with serving(tmp_path / "control") as made:
-        yield made
-
-
-@pytest.fixture
-def client(service: Service, tmp_path: Path) -> Iterator[channel.Client]:
-    connected = channel.connect(tmp_path / "control")
-    assert connected is not None
-    yield connected
-    connected.close()
-
-
-def test_results_and_defaults(client: channel.Client) -> None:
-    assert client.pid == os.getpid()
-    assert client.call("add", int, one=4) == 5
-    assert client.call("add", int, one=4, other=3) == 7
-    client.call("nothing", type(None))
-    assert client.call("choose", str, unsaved=api.Save.SAVE, meta={"a": "b"}) == "save {'a': 'b'}"
-    assert client.call("choose", str) == "refuse None"
-    pairs = [("old", api.GitCommit(commit="new"))]
-    assert client.call("swap", list[str], pairs=pairs) == ["old new"]
-
-
-def test_names_that_are_not_utf8_survive(client: channel.Client) -> None:
-    for name in ("a\udcffb", "new\nline", "\u202e", "é", "\x00"):
-        assert client.call("echo", str, name=name) == name
-
-
-def test_errors_keep_kind_message_and_hint_and_the_connection(client: channel.Client) -> None:
-    with pytest.raises(errors.Conflict) as caught:
-        client.call("refuse", int)
-    assert (caught.value.message, caught.value.hint) == ("not now", "later")
-    assert client.call("add", int, one=1) == 2
+def test_every_conversion_is_tested() -> None:
+    pairs = {name.removesuffix("_to") for name in convert.__all__ if name.endswith("_to")}
+    parts = {"time", "optional_time", "path", "role", "unsaved", "event_kind", "rewrite", "snapshots"}
+    assert pairs - parts == set(RECORDS)
+    assert convert.rewrite_of(convert.rewrite_to("old", GIT)) == ("old", GIT)
 
 
 @pytest.mark.parametrize(
-    ("method", "params", "error"),
+    ("table", "kinds", "enum"),
     [
-        ("missing", {}, errors.Unsupported),
-        ("_private", {}, errors.Unsupported),
-        ("__init__", {}, errors.Unsupported),
-        ("add", {}, errors.Invalid),
-        ("add", {"one": "x"}, errors.Invalid),
-        ("add", {"one": 1, "two": 2}, errors.Invalid),
-        ("choose", {"unsaved": "maybe"}, errors.Invalid),
-        ("huge", {}, errors.TooLarge),
+        (values.CHANGE_KINDS, api.ChangeKind, snapshot_pb2.ChangeKind),
+        (values.FILE_TYPES, ["file", "directory", "symlink", "fifo", "socket", "device"], snapshot_pb2.FileType),
+        (values.UNSAVED, api.Save, volume_pb2.Unsaved),
+        (values.EVENT_KINDS, api.EventKind, event_pb2.EventKind),
+        (values.OPERATION_STATES, api.OperationState, operation_pb2.OperationState),
+        (values.ROLES, Role, access_pb2.Role),
     ],
 )
-def test_wrong_calls_are_refused(
-    client: channel.Client, method: str, params: dict[str, object], error: type[errors.SnapfsError]
-) -> None:
-    with pytest.raises(error):
-        client.call(method, int, **params)
-    assert client.call("add", int, one=1) == 2
+def test_enums_are_mapped_totally(table: dict[Any, int], kinds: Any, enum: Any) -> None:
+    assert list(table) == list(kinds)
+    assert sorted(table.values()) == sorted(set(enum.values()) - {0})
 
 
-def test_a_bug_is_an_error_not_the_end(client: channel.Client, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(errors.IOFailure, match="ZeroDivisionError"):
-        client.call("break_down", int)
-    assert client.call("add", int, one=1) == 2
-    assert "a call failed unexpectedly" in caplog.text
+def test_values_of_another_version() -> None:
+    with pytest.raises(errors.Unsupported, match="kind of event 99"):
+        convert.event_of(event_pb2.Event(sequence=1, kind=99))  # type: ignore[arg-type]
+    assert convert.unsaved_of(volume_pb2.UNSAVED_UNSPECIFIED) is api.Save.REFUSE
 
 
-def test_streams(client: channel.Client, service: Service) -> None:
-    items = list(client.stream("count", api.Change, count=2000))
-    assert [item.new_bytes for item in items] == list(range(2000))
-    assert items[7].path == "7-\udcff\n"
-    assert list(client.stream("count", api.Change, count=0)) == []
-    broken = client.stream("count", api.Change, count=3)
-    assert [next(broken).new_bytes for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(errors.Corrupt, match="broken off"):
-        next(broken)
-    assert client.call("add", int, one=1) == 2
+@given(st.integers(-62_135_596_800 * 10**9, 253_402_300_800 * 10**9 - 1))
+def test_times_come_back(time_ns: int) -> None:
+    message = convert.time_to(time_ns)
+    assert convert.time_of(message) == time_ns == message.ToNanoseconds()
 
 
-def test_a_stream_left_early_ends_at_the_server_too(client: channel.Client, service: Service) -> None:
-    stream = client.stream("count", api.Change, count=10_000_000)
-    next(stream)
-    stream.close()
-    assert service.ended.wait(10)
-    with pytest.raises(errors.Unavailable):
-        client.call("add", int, one=1)
+def test_absent_times_are_0() -> None:
+    assert convert.optional_time_to(0) is None
+    assert convert.time_of(snapshot_pb2.SnapshotFilter().created_from) == 0
+    assert convert.filter_to(api.SnapshotFilter()).ListFields() == []
 
 
-def test_progress(client: channel.Client) -> None:
-    seen: list[tuple[int, int]] = []
-    assert client.call("check", int, progress=lambda done, total: seen.append((done, total))) == 3
-    assert seen
-    assert all(total == 3 for _, total in seen)
-    with pytest.raises(errors.Corrupt, match="found it"):
-        client.call("check", int, fail=True)
-    assert client.call("check", int) == 3
+@pytest.mark.parametrize("wrong", [Timestamp(nanos=10**9), Timestamp(nanos=-1), Timestamp(seconds=2**60)])
+def test_times_that_are_none(wrong: Timestamp) -> None:
+    with pytest.raises(errors.Invalid, match="out of range"):
+        convert.time_of(wrong)
 
 
-def test_a_client_that_dies_cancels_its_call(service: Service, tmp_path: Path) -> None:
-    connected = channel.connect(tmp_path / "control", deadline=time.monotonic() + 0.3)
-    assert connected is not None
-    with pytest.raises(errors.Unavailable, match="in time"):
-        connected.call("wait", int)
-    assert not service.cancelled.is_set()
-    connected.close()
-    assert service.cancelled.wait(10)
+def test_times_beyond_a_timestamp() -> None:
+    for time_ns in (253_402_300_800 * 10**9, -62_135_596_800 * 10**9 - 1):
+        with pytest.raises(errors.Invalid, match="out of range"):
+            convert.time_to(time_ns)
 
 
-def test_access_is_the_owners_alone(service: Service, tmp_path: Path) -> None:
-    assert stat.S_IMODE((tmp_path / "control").stat().st_mode) == 0o700
-    assert stat.S_IMODE((tmp_path / "control/socket").lstat().st_mode) == 0o600
+@given(st.binary(max_size=50))
+def test_file_names_come_back(name: bytes) -> None:
+    assert convert.path_to(convert.path_of(name)) == name
 
 
-def test_no_daemon_is_none(tmp_path: Path) -> None:
-    assert channel.connect(tmp_path / "control") is None
-    (tmp_path / "control").write_text("")
-    assert channel.connect(tmp_path / "control") is None
+def test_text_that_is_no_unicode() -> None:
+    with pytest.raises(errors.Invalid, match="no file name"):
+        convert.path_to("\ud800")
+    store = msgspec.structs.replace(STORE, path="/a\udcffb", failure="\ud800")
+    shown = convert.store_of(convert.store_to(store))
+    assert shown.path.startswith("/a\ufffd")
+    assert shown.path.endswith("b")
+    assert "\ufffd" in shown.failure
 
 
-def test_a_dead_daemons_socket_is_replaced_and_removed_at_the_end(tmp_path: Path) -> None:
-    directory = tmp_path / "control"
-    directory.mkdir()
-    dead = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    dead.bind(str(directory / "socket"))
-    dead.close()
-    assert channel.connect(directory) is None
-    with serving(directory):
-        alive = channel.connect(directory)
-        assert alive is not None
-        alive.close()
-    assert not (directory / "socket").exists()
+# -- errors and statuses
 
 
-def test_a_file_in_the_sockets_place_is_not_removed(tmp_path: Path) -> None:
-    directory = tmp_path / "control"
-    directory.mkdir()
-    (directory / "socket").write_text("precious")
-    with pytest.raises(errors.Invalid, match="in the way"):
-        trio.run(server.serve, Service(), directory)
-    assert (directory / "socket").read_text() == "precious"
+class Failed:
+    """A call that failed with what is given."""
+
+    def __init__(self, code: grpc.StatusCode, details: str | None, metadata: object) -> None:
+        self._code, self._details, self._metadata = code, details, metadata
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str | None:
+        return self._details
+
+    def trailing_metadata(self) -> object:
+        return self._metadata
 
 
-def test_paths_longer_than_a_socket_address(tmp_path: Path) -> None:
-    directory = tmp_path / ("d" * 100) / ("e" * 100)
-    directory.mkdir(parents=True)
-    with serving(directory):
-        connected = channel.connect(directory)
-        assert connected is not None
-        assert connected.call("add", int, one=1) == 2
-        connected.close()
+def test_every_kind_has_a_code_and_comes_back() -> None:
+    assert set(status.CODES) == set(Kind)
+    for kind, cls in errors.by_kind().items():
+        sent = status.status_of(cls("what is wrong\nü", hint="what to do"))
+        error = status.error_of(Failed(*sent))
+        assert type(error) is cls
+        assert (error.kind, error.message, error.hint) == (kind, "what is wrong\nü", "what to do")
 
 
-def raw(directory: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(10)
-    connection.connect(str(directory / "socket"))
-    return connection
+def test_details_are_what_others_read() -> None:
+    from google.rpc.error_details_pb2 import ErrorInfo
+    from google.rpc.status_pb2 import Status
+
+    code, details, metadata = status.status_of(errors.NoSpace("full", hint="delete something"))
+    assert (code, details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    packed = Status.FromString(dict(metadata)["grpc-status-details-bin"])
+    info = ErrorInfo()
+    assert packed.details[0].Unpack(info)
+    assert (packed.code, packed.message) == (8, "full")
+    assert (info.reason, info.domain, dict(info.metadata)) == ("NO_SPACE", "snapfs", {"hint": "delete something"})
 
 
-@pytest.mark.parametrize("first", [b"not json\n", b"[]\n", b'{"protocol": "x"}\n', b"\xff\xfe\n", b"\n"])
-def test_garbage_is_refused_and_harms_nobody_else(service: Service, tmp_path: Path, first: bytes) -> None:
-    with raw(tmp_path / "control") as connection:
-        connection.sendall(first)
-        assert b'"error"' in connection.recv(65536)
-        assert connection.recv(65536) == b""
-    connected = channel.connect(tmp_path / "control")
-    assert connected is not None
-    assert connected.call("add", int, one=1) == 2
-    connected.close()
+def test_statuses_fit_the_metadata_of_every_client() -> None:
+    _, details, metadata = status.status_of(errors.Invalid("ü\udcff" * 100_000, hint="💥" * 100_000))
+    percent_encoded = sum(3 if byte > 126 or byte < 32 else 1 for byte in details.encode())
+    assert percent_encoded + sum(len(value) * 4 // 3 for _, value in metadata) < 8000
+    error = status.error_of(Failed(grpc.StatusCode.INVALID_ARGUMENT, details, metadata))
+    assert error.message.endswith("...")
 
 
-def test_garbage_after_the_greeting(service: Service, tmp_path: Path) -> None:
-    with raw(tmp_path / "control") as connection:
-        connection.sendall(wire.encode(wire.Hello(protocol=wire.PROTOCOL_VERSION)))
-        assert b"protocol" in connection.recv(65536)
-        connection.sendall(b'{"method": 7}\n')
-        assert b"malformed" in connection.recv(65536)
+def test_a_kind_of_a_newer_daemon() -> None:
+    from google.protobuf.any_pb2 import Any
+    from google.rpc.error_details_pb2 import ErrorInfo
+    from google.rpc.status_pb2 import Status
+
+    packed = Any()
+    packed.Pack(ErrorInfo(reason="MOON_PHASE", domain="snapfs"))
+    sent = Status(code=9, message="wait", details=[packed]).SerializeToString()
+    error = status.error_of(Failed(grpc.StatusCode.FAILED_PRECONDITION, "wait", (("grpc-status-details-bin", sent),)))
+    assert (type(error), error.message) == (errors.IOFailure, "wait")
 
 
-def test_a_message_without_end_is_cut(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", 100_000)
-    with raw(tmp_path / "control") as connection, pytest.raises(OSError):
-        connection.sendall(b"x" * 50_000_000)
+@pytest.mark.parametrize(
+    ("code", "details", "cls"),
+    [
+        ("UNAVAILABLE", "no route", errors.Unavailable),
+        ("DEADLINE_EXCEEDED", "", errors.Unavailable),
+        ("UNIMPLEMENTED", "Method not found!", errors.Unsupported),
+        ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", errors.TooLarge),
+        ("RESOURCE_EXHAUSTED", "Concurrent RPC limit exceeded!", errors.Busy),
+        ("UNAUTHENTICATED", None, errors.Unauthenticated),
+        ("PERMISSION_DENIED", "no", errors.NotPermitted),
+        ("CANCELLED", "", errors.Cancelled),
+        ("INTERNAL", "x", errors.IOFailure),
+        ("UNKNOWN", "x", errors.IOFailure),
+    ],
+)
+@pytest.mark.parametrize("metadata", [(), None, (("grpc-status-details-bin", b"\xff"),), (("other", "x"),)])
+def test_statuses_of_grpc_itself(code: str, details: str | None, cls: type, metadata: object) -> None:
+    error = status.error_of(Failed(grpc.StatusCode[code], details, metadata))
+    assert type(error) is cls
+    assert error.message
 
 
-def test_another_protocol_is_told(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with raw(tmp_path / "control") as connection:
-        connection.sendall(b'{"protocol": 999}\n')
-        assert b'"protocol":1' in connection.recv(65536)
-        assert connection.recv(65536) == b""
-    ours, theirs = socket.socketpair()
-    theirs.sendall(b'{"protocol": 2, "pid": 7}\n')
-    with pytest.raises(errors.Unsupported, match="pid 7"):
-        channel.Client(ours)
-    theirs.close()
+def test_another_version_is_named() -> None:
+    failed = Failed(grpc.StatusCode.UNIMPLEMENTED, "no", (("snapfs-version", "9.9"),))
+    assert "9.9" in status.error_of(failed).message
 
 
-def test_too_many_clients_are_told(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clients = [channel.connect(tmp_path / "control") for _ in range(server.CLIENTS_MAX)]
-    with pytest.raises((errors.Busy, errors.Unavailable)):
-        channel.connect(tmp_path / "control")
-    for connected in clients:
-        assert connected is not None
-        connected.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            again = channel.connect(tmp_path / "control")
-        except errors.SnapfsError:
-            continue
-        assert again is not None
-        again.close()
-        return
-    pytest.fail("places were not given back")
+# -- requests
 
 
-def test_a_daemon_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "HELLO_SECONDS_MAX", 0.2)
-    directory = tmp_path / "control"
-    directory.mkdir()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
-        deaf.bind(str(directory / "socket"))
-        deaf.listen(5)
-        with pytest.raises(errors.Unavailable, match="in time"):
-            channel.connect(directory)
+def checked(message: Any) -> Any:
+    requests.check(message)
+    return message
 
 
-def test_methods_of_a_service() -> None:
-    methods = methods_of(Service)
-    assert "_private" not in methods
-    assert methods["count"].stream
-    assert methods["count"].result is api.Change
-    assert methods["check"].progress
-    assert methods["add"].result is int
+def test_good_requests_pass() -> None:
+    checked(convert.snapshot_to(SNAPSHOT))
+    checked(snapshot_pb2.ListSnapshotsRequest(filter=convert.filter_to(RECORDS["filter"][1])))
+    checked(event_pb2.WatchEventsRequest(after=0, kinds=[1, 2]))  # type: ignore[list-item]
+    checked(access_pb2.CreateTokenRequest(name="n", role=access_pb2.ROLE_VIEWER, expire_time=Timestamp(seconds=1)))
 
 
-@pytest.mark.parametrize("kind", list(errors.Kind))
-def test_every_kind_survives_the_wire(kind: errors.Kind) -> None:
-    error = errors.by_kind()[kind]("message", hint="hint")
-    again = wire.decode(wire.encode(wire.Failure.of(error)), wire.Failure).exception()
-    assert (type(again), again.message, again.hint) == (type(error), "message", "hint")
+UNKNOWN = b"\x98\x06\x01"
+"""Field 99, a number."""
 
 
-def test_a_kind_of_the_future_is_still_an_error() -> None:
-    assert isinstance(wire.Failure(kind="new", message="m").exception(), errors.IOFailure)
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: snapshot_pb2.GetSnapshotRequest.FromString(UNKNOWN), "number 99"),
+        (lambda: snapshot_pb2.CreateSnapshotRequest.FromString(b"\x2a\x03" + UNKNOWN), "'git'"),
+        (lambda: snapshot_pb2.CarrySnapshotsRequest.FromString(b"\x12\x05\x12\x03" + UNKNOWN), "'rewrites.git'"),
+        (lambda: volume_pb2.CheckoutRequest(unsaved=7), "'unsaved'"),  # type: ignore[arg-type]
+        (lambda: event_pb2.WatchEventsRequest(kinds=[1, 77]), "77"),  # type: ignore[list-item]
+        (
+            lambda: snapshot_pb2.ListSnapshotsRequest(
+                filter=snapshot_pb2.SnapshotFilter(created_from=Timestamp(nanos=-5))
+            ),
+            "'filter.created_from'",
+        ),
+    ],
+)
+def test_what_a_request_may_not_hold(make: Callable[[], Any], named: str) -> None:
+    with pytest.raises(errors.Invalid) as caught:
+        requests.check(make())
+    assert named in caught.value.message
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff"])
+def test_bytes_that_are_no_request(data: bytes) -> None:
+    with pytest.raises(errors.Invalid, match="GetSnapshotRequest"):
+        requests.parse(data, snapshot_pb2.GetSnapshotRequest)
+
+
+def test_requests_are_shown_for_people() -> None:
+    message = snapshot_pb2.CreateSnapshotRequest(volume="data", meta={"b": "2", "a": "1"}, git=convert.git_to(GIT))
+    assert msgspec.json.decode(requests.shown(message)) == {
+        "volume": "data",
+        "meta": {"a": "1", "b": "2"},
+        "git": {
+            "commit": GIT.commit,
+            "branch": "main",
+            "subject": "über",
+            "author": GIT.author,
+            "remote": "r",
+            "dirty": True,
+        },
+    }
+    checkout = volume_pb2.CheckoutRequest(volume="data", unsaved=volume_pb2.UNSAVED_SAVE)
+    assert msgspec.json.decode(requests.shown(checkout)) == {"volume": "data", "unsaved": "UNSAVED_SAVE"}
+    restore = volume_pb2.RestoreRequest(paths=[b"\xff" * 2000] * 1000)
+    shown = msgspec.json.decode(requests.shown(restore))
+    assert shown["paths"][0] == "\ufffd" * 1000 + "..."
+    assert (len(shown["paths"]), shown["paths_more"]) == (50, 950)
+
+
+def test_what_is_shown_of_a_huge_request_is_small() -> None:
+    huge = snapshot_pb2.CarrySnapshotsRequest(rewrites=[convert.rewrite_to("a" * 40, GIT)] * 20_000)
+    assert len(requests.shown(huge)) < 20_000

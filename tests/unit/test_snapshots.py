@@ -65,6 +65,22 @@ class TestResolve:
         engine.write("data", (b"f",), 0, b"x")
         assert commit(engine, COMMIT).name == f"{COMMIT}.2"
 
+    def test_two_at_once_for_one_commit_make_one(self, engine: EngineSubject) -> None:
+        made: list[tuple[str, bool]] = []
+
+        async def create() -> None:
+            snapshot = await engine.service.create_snapshot(volume="data", git=GitCommit(commit=COMMIT))
+            made.append((snapshot.name, snapshot.created))
+
+        async def play() -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(create)
+
+        engine.write("data", (b"f",), 0, bytes(100_000))
+        engine.run(play)
+        assert sorted(made) == [(COMMIT, False)] * 3 + [(COMMIT, True)]
+
     def test_near_names_are_suggested(self, engine: EngineSubject) -> None:
         engine.snapshot("data", "release-1")
         with pytest.raises(NotFound) as caught:
@@ -251,7 +267,7 @@ def test_a_volume_that_goes_while_a_snapshot_waits(engine: EngineSubject) -> Non
     assert meanwhile(
         engine,
         lambda: service.create_snapshot(volume="data", name="one"),
-        lambda: service.delete_volume(name="data", snapshots=True),
+        lambda: service.delete_volume(name="data", force=True),
     ) == [Stale]
     engine.reopen()
     assert engine.lake.volumes.names() == []

@@ -124,10 +124,11 @@ class TestRefusals:
         with pytest.raises(AlreadyExists):
             Lake.create(closed)
 
-    def test_newer(self, closed: Path) -> None:
+    @pytest.mark.parametrize("version", [1, layout.FORMAT_VERSION + 1])
+    def test_older_and_newer(self, closed: Path, version: int) -> None:
         marker = json.loads((closed / layout.MARKER).read_text())
-        (closed / layout.MARKER).write_text(json.dumps(marker | {"version": 2}))
-        with pytest.raises(Unsupported, match="format 2"):
+        (closed / layout.MARKER).write_text(json.dumps(marker | {"version": version}))
+        with pytest.raises(Unsupported, match=f"format {version}"):
             Lake.open(closed)
 
     @pytest.mark.parametrize("content", [b"", b"{", b'{"format": "snapfs"}', b"\xff" * 5000])

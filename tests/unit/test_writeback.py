@@ -10,6 +10,7 @@ import trio.testing
 
 from snapfs.errors import SnapfsError
 from snapfs.testing.engine import EngineSubject
+from snapfs.volume.limits import Limits
 
 
 def content(engine: EngineSubject) -> bytes:
@@ -29,8 +30,9 @@ def test_a_block_that_its_file_lets_go_and_takes_up_in_one_flush(engine: EngineS
     assert content(engine) == two + bytes((1 << 20) - 5000) + one
 
 
-def test_more_than_may_be_dirty_in_one_write(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snapfs.volume.writeback.DIRTY_BYTES_MAX", 1 << 20)
+def test_more_than_may_be_dirty_in_one_write(engine: EngineSubject) -> None:
+    engine.limits = Limits(dirty_bytes_max=1 << 20)
+    engine.reopen()
     data = random.randbytes(3 << 20)
 
     async def write() -> None:
