@@ -61,7 +61,7 @@ _WAITING: Final = frozenset(
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_concurrent_streams", 256),  # of one connection
+    ("grpc.max_concurrent_streams", 4 * CALLS_MAX),  # of one connection; a client is told nothing better than a reset
     ("grpc.so_reuseport", 0),  # a port that is taken is an error
     ("grpc.keepalive_time_ms", 30_000),  # a client that vanished is noticed
     ("grpc.keepalive_timeout_ms", 20_000),
