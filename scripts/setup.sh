@@ -56,4 +56,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --constraint "$lock" \
     --editable '.[demo,test,dev]'
+# A command is felt at every commit; compiling its modules would be the larger part of it, each time, where Python may not
+# write beside the sources.
+"$venv/bin/python" -m compileall -q snapfs cli
 "$venv/bin/snap" --version

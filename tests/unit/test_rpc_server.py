@@ -22,7 +22,9 @@ from snapfs import api, client, errors
 from snapfs.rpc import bridge, dispatch, methods, server, status
 from snapfs.rpc.endpoints import TcpEndpoint
 from snapfs.rpc.library import grpc
+from snapfs.service import Service
 from snapfs.testing.api_server import SECONDS_MAX, ApiServer
+from snapfs.testing.engine import EngineSubject
 from snapfs.v1 import event_pb2, event_pb2_grpc, snapshot_pb2, snapshot_pb2_grpc, volume_pb2, volume_pb2_grpc
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -481,6 +483,31 @@ def test_a_reader_that_takes_nothing(served: ApiServer, monkeypatch: pytest.Monk
     next(call)
     assert ended.wait(SECONDS_MAX)
     assert isinstance(failure(lambda: list(call)), errors.Cancelled)
+
+
+class Kernel:
+    """Of a mount: told what to forget."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    async def volume_removed(self, name: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.forgotten.append(name)
+
+
+def test_the_kernel_forgets_a_volume_whose_deletion_was_cancelled(engine: EngineSubject) -> None:
+    kernel = Kernel()
+    service = Service(engine.lake, kernel)  # type: ignore[arg-type] # all that a deletion needs
+
+    async def delete() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await service.delete_volume(name="data", force=True)
+
+    engine.run(delete)
+    assert engine.lake.volumes.all() == []
+    assert kernel.forgotten == ["data"]
 
 
 # -- many of them
