@@ -14,6 +14,7 @@ stream that is flushed while it is still being written keeps its last, unfinishe
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -85,6 +86,8 @@ class Writeback:
         self._files: dict[tuple[VolumeId, Ino], DirtyFile] = {}
         self._lock = trio.Lock()
         self._held: dict[VolumeId, trio.Event] = {}
+        self._turns: weakref.WeakValueDictionary[VolumeId, trio.Lock] = weakref.WeakValueDictionary()
+        """Who may hold a volume next; gone when nobody waits."""
         self._chunker = pyfastcdc.FastCDC(CHUNK_BYTES_AVERAGE, min_size=CHUNK_BYTES_MIN, max_size=BLOCK_BYTES_MAX)
         self.wanted = trio.Event()
         """Set when the background should flush."""
@@ -152,18 +155,16 @@ class Writeback:
     @asynccontextmanager
     async def hold(self, view: View) -> AsyncIterator[None]:
         """Hold the volume still, with nothing dirty: inside, no write to it is acknowledged."""
-        while view.volume_id in self._held:
-            await self._held[view.volume_id].wait()
-        await self.flush(view=view)  # most of it, while writers go on
-        while view.volume_id in self._held:
-            await self._held[view.volume_id].wait()
-        held = self._held[view.volume_id] = trio.Event()
-        try:
-            await self.flush(view=view)
-            yield
-        finally:
-            del self._held[view.volume_id]
-            held.set()
+        turn = self._turns.setdefault(view.volume_id, trio.Lock())
+        async with turn:  # first come, first served: of many who wait for an event one can wait for ever
+            await self.flush(view=view)  # most of it, while writers go on
+            held = self._held[view.volume_id] = trio.Event()
+            try:
+                await self.flush(view=view)
+                yield
+            finally:
+                del self._held[view.volume_id]
+                held.set()
 
     # -- flushing
 
