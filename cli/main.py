@@ -78,8 +78,7 @@ def build() -> Any:
         ) -> tuple[str | None, click.Command | None, list[str]]:
             if args and args[0] not in VERBS and not args[0].startswith("-"):
                 near = difflib.get_close_matches(args[0], VERBS, n=1)
-                meant = f"did you mean {near[0]!r}?" if near else f"see `{PROGRAM} --help`"
-                raise click.UsageError(f"no verb {args[0]!r}; {meant}")
+                raise click.UsageError(f"no verb {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             return super().resolve_command(ctx, args)
 
     @click.group(cls=Verbs, epilog=HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -132,7 +131,8 @@ def run(arguments: Sequence[str]) -> int:
     from . import exits
     from .options import Invocation
 
-    state = Invocation()
+    state = Invocation(json="--json" in arguments)  # also for what is wrong before the option is looked at
+    stdout = sys.stdout
     try:
         result = build().main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=state)
         sys.stdout.flush()
@@ -146,7 +146,10 @@ def run(arguments: Sequence[str]) -> int:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
         message = error.format_message().rstrip(".")
         return fail(message, f"see `{path} --help`", exits.USAGE, kind="usage", as_json=state.json)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and sys.stdout is stdout:
+            raise  # completion has answered
+        # of a closed pipe click makes 1, which would tell of damage, and replaces the streams
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet
         return exits.BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
@@ -164,9 +167,21 @@ def run(arguments: Sequence[str]) -> int:
         return fail(message, hint, exits.INTERNAL, kind="internal", as_json=state.json)
 
 
+def _complete_streams() -> None:
+    """Whoever starts us may have closed a standard stream: then the store's files must not get its number, into which
+    anybody's output would go."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def main() -> NoReturn:
     """Console script."""
     startup.defer()
+    _complete_streams()
     arguments = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -176,7 +191,12 @@ def main() -> NoReturn:
 
         sys.exit(run_hook(arguments[2:]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # closes the store in order
-    sys.exit(run(arguments))
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt:  # before there was anything to interrupt
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

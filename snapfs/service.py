@@ -6,7 +6,8 @@ channel calls it when one does.  Every method is ``async`` and runs on the trio 
 ID, or a unique prefix (4 or more characters) of a commit ID.
 
 One rhythm in whatever looks at a head or changes it: fetch the kernel's dirty pages, hold the volume still,
-act in one step, let it go, commit, make the kernel forget.
+act in one step, let it go, commit, make the kernel forget.  What is answered is described in the step too, as it was
+then: while its commit is waited for it may be removed by others.
 """
 
 from __future__ import annotations
@@ -106,8 +107,9 @@ class Service:
         if made is None:
             made = lake.volumes.create(name, uid=os.getuid(), gid=os.getgid())
             lake.requests.record(once, volume=made.id)
+        answer = self._describe.volume(made)
         await lake.commit()
-        return self._describe.volume(made)
+        return answer
 
     async def get_volume(self, *, name: str) -> api.Volume:
         return self._describe.volume(self._lake.volumes.get(name))
@@ -166,9 +168,10 @@ class Service:
                     record = same or lake.snapshots.freeze(target, name=name, message=message, meta=meta, git=git)
                     lake.requests.record(once, epoch=record.epoch, created=same is None)
                     made = target, record, same is None
-        await lake.commit()
         owner, record, created = made
-        return self._describe.snapshot(owner, record, created=created)
+        answer = self._describe.snapshot(owner, record, created=created)
+        await lake.commit()
+        return answer
 
     def _same_commit(self, volume: Volume, name: str, git: api.GitCommit | None) -> SnapshotRecord | None:
         """The commit's newest snapshot, if the head shows just what it shows (and it has the name asked for)."""
@@ -231,9 +234,9 @@ class Service:
 
     async def rename_snapshot(self, *, volume: str, snapshot: str, name: str) -> api.Snapshot:
         owner, record = self._find(volume, snapshot)
-        record = self._lake.snapshots.rename(owner, record, name)
+        answer = self._describe.snapshot(owner, self._lake.snapshots.rename(owner, record, name))
         await self._lake.commit()
-        return self._describe.snapshot(owner, record)
+        return answer
 
     async def delete_snapshot(self, *, volume: str, snapshot: str) -> None:
         self._lake.snapshots.remove(*self._find(volume, snapshot))
@@ -247,9 +250,9 @@ class Service:
             NotFound, Invalid, NameTooLong, Conflict (100 tags).
         """
         owner, record = self._find(volume, snapshot)
-        record = self._lake.snapshots.tag(owner, record, tag, move=move)
+        answer = self._describe.snapshot(owner, self._lake.snapshots.tag(owner, record, tag, move=move))
         await self._lake.commit()
-        return self._describe.snapshot(owner, record)
+        return answer
 
     async def delete_tag(self, *, volume: str, tag: str) -> None:
         """Raises NotFound."""
@@ -260,7 +263,11 @@ class Service:
         self, *, volume: str, rewritten: Sequence[tuple[str, api.GitCommit]]
     ) -> api.Carried:
         """For each (old commit ID, new commit): a snapshot of the new commit with the old one's data, unless the
-        new one has a snapshot already.  Of several olds with one new, the last that has a snapshot counts."""
+        new one has a snapshot already.  Of several olds with one new, the last that has a snapshot counts.
+
+        Raises:
+            NotFound, Invalid, NoSpace: nothing was carried.
+        """
         snapshots = self._lake.snapshots
         target = self._lake.volumes.get(volume)
         origins: dict[str, tuple[SnapshotRecord, api.GitCommit]] = {}
@@ -271,9 +278,10 @@ class Service:
                 missing.append(old)
             elif snapshots.find(target, git.commit) is None:
                 origins[git.commit] = record, git
-        carried = [snapshots.carry(target, record, git) for record, git in origins.values()]
+        carried = snapshots.carry(target, list(origins.values()))
+        answer = api.Carried(carried=[self._describe.snapshot(target, record) for record in carried], missing=missing)
         await self._lake.commit()
-        return api.Carried(carried=[self._describe.snapshot(target, record) for record in carried], missing=missing)
+        return answer
 
     # -- differences
 
@@ -294,7 +302,7 @@ class Service:
         """Changes of the head since the snapshot that it stands on."""
         target = self._lake.volumes.get(volume)
         await self._settle(target)
-        async with aclosing(past.changes(self._lake, self._lake.snapshots.base(target), target, None)) as changes:
+        async with aclosing(past.changes(self._lake, None, target, None)) as changes:
             async for change in changes:
                 yield change
 
@@ -327,7 +335,8 @@ class Service:
             if dirty and unsaved is api.Save.REFUSE and not self._differs(target, record):
                 dirty = False  # what is unsaved is just what is asked for: nothing can be lost
             if dirty and unsaved is api.Save.REFUSE:
-                where = f"{volume}@{base.name}" if base else "it was made"
+                own = base is not None and base.volume == target.id  # else it is a clone, of what is not told
+                where = f"{volume}@{base.name}" if base and own else "it was made"
                 raise Conflict(
                     f"volume {volume!r} has unsaved changes since {where}",
                     hint="see them with: snap status; keep them with --save, drop them with --discard",
@@ -338,19 +347,22 @@ class Service:
                 touched = lake.snapshots.checkout(target, record)
                 if self._mounted:
                     outdated = self._mounted.outdate(target.id, touched)
-        await self._publish(outdated)
-        return api.Checkout(
-            snapshot=self._describe.snapshot(target, record),
-            saved=self._describe.snapshot(target, saved) if saved else None,
-            moved=moved,
-        )
+        try:
+            return api.Checkout(
+                snapshot=self._describe.snapshot(target, record),
+                saved=self._describe.snapshot(target, saved) if saved else None,
+                moved=moved,
+            )
+        finally:
+            await self._publish(outdated)
 
     async def restore(self, *, volume: str, snapshot: str, paths: Sequence[str]) -> api.Restored:
         """Put files or directories (paths from the volume's root) of the snapshot back into the head.
 
         Raises:
-            NotFound: the snapshot has nothing at a path; then nothing was restored.
-            Invalid, NotADirectory: something of another type is in the way.
+            NotFound: the snapshot has nothing at a path.
+            Invalid, NotADirectory: something of another type is in the way.  After each of these nothing was restored.
+            NoSpace: some of it may be restored already.
         """
         lake = self._lake
         target, record = self._find(volume, snapshot)
@@ -369,8 +381,7 @@ class Service:
                 lake.snapshots.check_alive(record)
                 restore = Restore(lake.core, lake.files, source, target.head, target.root, self._keeper(target))
                 try:
-                    for path in names:
-                        restore.path(path)
+                    restore.paths(names)
                 finally:
                     if self._mounted:
                         outdated = self._mounted.outdate(target.id, restore.touched)
@@ -401,8 +412,9 @@ class Service:
         if made is None:
             made = lake.snapshots.clone(self._find(volume, snapshot)[1], name)
             lake.requests.record(once, volume=made.id)
+        answer = self._describe.volume(made)
         await lake.commit()
-        return self._describe.volume(made)
+        return answer
 
     # -- checking
 

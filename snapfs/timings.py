@@ -3,7 +3,8 @@
 Invariants:
   * Adding costs well under a microsecond and allocates nothing for a name that was seen before: it is done for every
     request of the kernel.
-  * ``add`` is for one thread, ``observe`` for any; a reader may see a count before its sum.  Names are few and fixed, never made from what callers send.
+  * ``add`` is for one thread, ``observe`` for any; a reader may see a count before its sum.
+  * Names are few and fixed, never made from what callers send.
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ REQUEST_BYTES_MAX: Final = 4096
 _NAME_BYTES_MAX: Final = 512
 """Of the other texts, which come from us or have limits of their own: keeps a line below what ``journal`` reads."""
 
-_CREDENTIALS: Final = re.compile(r"://[^/@\s\"]+@")
-"""In a URL, e.g. of a git remote."""
+_CREDENTIALS: Final = re.compile(r"://(?:[^/\s\"\\]|\\.)+(?:@|\.\.\.(?=\"))")
+"""In a URL, e.g. of a git remote, within JSON.  A password may have an ``@``, or a quote, which JSON escapes; of a long
+text the end may be cut off."""
 
 _log = logging.getLogger(__name__)
 

@@ -48,6 +48,7 @@ _CHAIN: Final = b',"chain":"'
 _TAIL_BYTES: Final = len(_CHAIN) + 64 + len(b'"}')
 _ROTATED: Final = re.compile(r"audit-(\d{16})\.jsonl")
 _TOKEN: Final = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16})")
+"""(sequence of a file's first entry, offset in the file)."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -315,6 +316,8 @@ def _resume(files: list[_File], token: str) -> tuple[list[_File], int]:
 
 def _begins_line(file: _File, offset: int) -> bool:
     with file.open() as opened:
+        if offset > os.fstat(opened.fileno()).st_size:
+            return False
         opened.seek(max(offset - 1, 0))
         return offset == 0 or opened.read(1) == b"\n"
 

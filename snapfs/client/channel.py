@@ -36,6 +36,11 @@ KEEPALIVE_TIMEOUT_MILLISECONDS: Final = 10_000
 RESPONSE_BYTES_MAX: Final = 64 * 1024 * 1024
 """A page of 1,000 snapshots with large notes is the largest answer."""
 
+_CUT_OFF: Final = ("Socket closed", "Broken pipe", "Connection reset")
+_SILENCE: Final = ("timed out", "timeout", "settings", "handshake read failed (endpoint closing)")
+"""How gRPC tells of a connection that is closed at once, and of one on which nothing comes."""
+_PLAIN_HINT: Final = "is that a snapfs daemon? One that asks for TLS is HOST:PORT, without `insecure:`"
+
 _OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     ("grpc.min_reconnect_backoff_ms", CONNECT_MILLISECONDS_MAX),  # what gRPC calls the time for one attempt
     ("grpc.initial_reconnect_backoff_ms", RECONNECT_MILLISECONDS),
@@ -129,12 +134,13 @@ class _Connection:
             return self._unreachable(failed.details() or "")
         return status.error_of(failed)
 
-    def _unreachable(self, details: str) -> errors.Unavailable:
+    def _unreachable(self, details: str) -> errors.SnapfsError:
         """gRPC's own words are long and name every attempt: the telling part of the common cases."""
         shown = self._target.shown
         if "CERTIFICATE_VERIFY_FAILED" in details:
             return errors.Unavailable(
-                f"{shown}: its certificate is not trusted", hint="name the certificate of its authority (ca)"
+                f"{shown}: its certificate is not trusted",
+                hint="name the certificate of its authority: --ca, SNAPFS_CA or ca=",
             )
         if "Ssl handshake failed" in details or "SSL_ERROR" in details:
             return errors.Unavailable(f"{shown}: no TLS connection", hint="does the daemon speak TLS there?")
@@ -142,9 +148,13 @@ class _Connection:
             return errors.Unavailable(
                 f"{shown} closed the connection", hint="does the daemon ask for a client's certificate (and key) there?"
             )
+        if self._target.socket is not None and "Permission denied" in details:
+            return errors.NotPermitted(f"no permission to use the daemon's socket {self._target.socket}")
+        if not self._target.tls and "failed to connect" in details and any(cut in details for cut in _CUT_OFF):
+            return errors.Unavailable(f"{shown} closed the connection", hint=_PLAIN_HINT)
         if "Connection refused" in details or "No such file" in details:
             return errors.Unavailable(f"no daemon listens at {shown}")
-        if "timed out" in details.lower() or "timeout" in details.lower() or "SETTINGS" in details:
+        if any(silence in details.lower() for silence in _SILENCE):
             return errors.Unavailable(
                 f"the daemon at {shown} did not answer in time", hint="is it stopped or overloaded?"
             )

@@ -7,6 +7,8 @@ Invariants:
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -135,7 +137,10 @@ class Settings:
 
     def _read(self) -> bytes:
         try:
-            with self.path.open("rb") as file:
+            opened = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # never wait for a pipe's writer
+            with os.fdopen(opened, "rb") as file:
+                if not stat.S_ISREG(os.fstat(opened).st_mode):
+                    raise Invalid(f"{self.path} is not a file")
                 data = file.read(FILE_BYTES_MAX + 1)
         except (FileNotFoundError, NotADirectoryError):
             return b""

@@ -1,7 +1,7 @@
 """The daemon ends within a time, whatever keeps it.
 
 Invariants:
-  * Works on threads alone: also a loop that hangs in a system call is ended.
+  * Works on a thread of its own, which is there from the beginning: also a loop that hangs in a system call is ended.
   * What is given up is said in the log, and the mount is detached, as far as either can be done: neither may keep the
     process from ending.
 """
@@ -42,13 +42,14 @@ class Bound:
         self._done = threading.Event()
         self._deadline = float("inf")
         self._seconds = 0.0
+        reading, self._begun = os.pipe()
+        threading.Thread(target=self._wait, args=(reading,), name="bound", daemon=True).start()
 
     def begin(self, seconds: float) -> None:
-        """From now on there is so much time.  Only the first call counts."""
-        if self._seconds:
-            return
-        self._seconds, self._deadline = seconds, time.monotonic() + seconds
-        threading.Thread(target=self._wait, name="bound", daemon=True).start()
+        """From now on there is so much time.  Only the first call counts.  May be called in a signal's handler."""
+        if not self._seconds:
+            self._seconds, self._deadline = seconds, time.monotonic() + seconds
+            os.write(self._begun, b"!")
 
     def share(self, part: float) -> float:
         """This part of the time that is left, in seconds; infinite before ``begin``."""
@@ -58,7 +59,8 @@ class Bound:
         """The daemon has done all it had to."""
         self._done.set()
 
-    def _wait(self) -> None:
+    def _wait(self, begun: int) -> None:
+        os.read(begun, 1)
         rest = max(0.0, self._deadline - time.monotonic() - 2 * _LAST_WORDS_SECONDS)
         if self._done.wait(rest):
             return

@@ -63,6 +63,12 @@ class Output(logging.Handler):
             os.dup2(opened, 1)
             os.dup2(opened, 2)
 
+    def close(self) -> None:
+        super().close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             data = self.format(record).encode(errors="backslashreplace") + b"\n"
@@ -111,8 +117,9 @@ def configure(config: Log, output: Output) -> None:
         )
     )
     output.limit(config.bytes_max)
-    logging.basicConfig(level=config.level.upper(), handlers=[output], force=False)
-    logging.getLogger().setLevel(config.level.upper())
+    root = logging.getLogger()
+    root.addHandler(output)  # once, however often
+    root.setLevel(config.level.upper())
 
 
 def log_failure(error: BaseException) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from snapfs.config import Config, Settings
 from snapfs.daemon.bound import Bound
 from snapfs.daemon.exporter import Exporter
 from snapfs.daemon.places import checked_mountpoint, clear_stale
+from snapfs.daemon.signals import received
 from snapfs.daemon.supervisor import Supervisor
 from snapfs.errors import SnapfsError
 from snapfs.fuse.session import Options, Session, check_device
@@ -82,10 +83,11 @@ def serve(store: Path, mountpoint: Path, options: Options, process: Process) -> 
     process.configure(config)
     place = checked_mountpoint(store, mountpoint)
     check_device()
-    for stale in clear_stale(store):
-        log.warning("cleared the mount of a daemon that died", mountpoint=stale)
+    cleared = clear_stale(store)
     with closing(Lake.open(store, mountpoint=str(place), limits=config.limits())) as lake:
         process.opened()
+        for stale in cleared:
+            log.warning("cleared the mount of a daemon that died", mountpoint=stale)
         bound = Bound(place, lambda: lake.core.dirty_bytes)
         options = Options(
             allow_other=options.allow_other or config.mount.allow_other,
@@ -114,7 +116,7 @@ class _Daemon:
         )
 
     async def run(self) -> None:
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with received(_SIGNALS, self._signalled) as signals:
             async with self._lake.running():
                 self._session.mount()
                 try:
@@ -122,7 +124,7 @@ class _Daemon:
                 finally:
                     self._session.close()
 
-    async def _serve_mount(self, signals: AsyncIterator[int]) -> None:
+    async def _serve_mount(self, signals: AsyncIterable[signal.Signals]) -> None:
         session = self._session
         async with trio.open_nursery() as requests:
             await requests.start(session.run)
@@ -181,17 +183,26 @@ class _Daemon:
         exporter.serve(config.metrics.address)
         self._process.configure(config)
 
-    async def _follow_signals(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    def _ends(self, number: signal.Signals) -> bool:
+        return number != signal.SIGHUP or self._process.hangup_ends
+
+    def _signalled(self, number: signal.Signals) -> None:
+        """In the signal's handler: from now on the time runs, also for a loop that hangs."""
+        if self._ends(number):
+            self._bound.begin(self._settings.config.daemon.stop_seconds)
+
+    async def _follow_signals(self, signals: AsyncIterable[signal.Signals], scope: trio.CancelScope) -> None:
         async for number in signals:
-            name = signal.Signals(number).name
-            if number == signal.SIGHUP and not self._process.hangup_ends:
-                self._reload()
-                continue
-            stop_seconds = self._settings.config.daemon.stop_seconds
-            log.info("ending", signal=name, stop_seconds=stop_seconds, unflushed_bytes=self._lake.core.dirty_bytes)
-            self._bound.begin(stop_seconds)
-            scope.cancel()
-            return
+            if self._ends(number):
+                break
+            self._reload()
+        log.info(
+            "ending",
+            signal=number.name,
+            stop_seconds=self._settings.config.daemon.stop_seconds,
+            unflushed_bytes=self._lake.core.dirty_bytes,
+        )
+        scope.cancel()
 
     def _reload(self) -> None:
         supervisor = self._process.supervisor

@@ -71,6 +71,11 @@ class Pusher:
             return b""
         return child.stdout.readline()
 
+    def kill(self) -> None:
+        """Who waits for the child gets no answer."""
+        if self._child is not None:
+            self._child.kill()
+
     def stop(self) -> None:
         """End the child; the mount has ended, so it waits for nothing."""
         child, self._child = self._child, None

@@ -159,6 +159,7 @@ class Session:
     async def _abort_after(self, seconds: float, mount: mounts.Mount) -> None:
         await trio.sleep(seconds)
         log.error("the kernel did not hand over what was written last in %.0f s; it is given up", seconds)
+        self.kernel.pusher.kill()
         mounts.abort(mount)
 
     async def _detach(self) -> None:

@@ -7,6 +7,7 @@ Invariants:
   the handler runs, its outcome is recorded.
 - What comes out of here is a response or a SnapfsError (or trio's cancellation); anything else that a handler raises
   is logged and becomes IOFailure.
+- A caller that is narrowed to volumes is told no other volume's name.
 - Each mutating call leaves one entry in the audit log, also when it was refused or cancelled.  Cancelled in the log:
   nobody waited for the answer; whether it was done, the store tells.
 
@@ -32,7 +33,7 @@ from snapfs import api
 from snapfs.access.callers import Access
 from snapfs.errors import IOFailure, Kind, NotFound, SnapfsError, Unauthenticated
 from snapfs.operations import Operations
-from snapfs.rpc import methods, requests
+from snapfs.rpc import methods, narrow, requests
 from snapfs.rpc.handlers.access import AccessHandlers
 from snapfs.rpc.handlers.common import Call
 from snapfs.rpc.handlers.events import EventHandlers
@@ -90,6 +91,12 @@ def _rpcs(service: ServiceDescriptor, handlers: object) -> Iterator[tuple[str, R
         )
 
 
+def _narrowed(response: Message, caller: api.Caller) -> Message:
+    if caller.volumes:
+        narrow.hide(response, caller.volumes)
+    return response
+
+
 class Dispatcher:
     """All RPCs of one store.
 
@@ -133,7 +140,7 @@ class Dispatcher:
         """
         with self._performing(method, request, caller, peer) as call:
             answer: Awaitable[Message] = self.rpcs[method].handler(request, call)
-            return await answer
+            return _narrowed(await answer, caller)
 
     async def stream(
         self, method: str, request: Message, caller: api.Caller, peer: str
@@ -142,7 +149,7 @@ class Dispatcher:
         with self._performing(method, request, caller, peer) as call:
             async with aclosing(self.rpcs[method].handler(request, call)) as responses:
                 async for response in responses:
-                    yield response
+                    yield _narrowed(response, caller)
 
     def refused(self, method: str, peer: str, error: Unauthenticated) -> None:
         """A call of somebody who is not known, and of whom nothing was read.  From any thread."""

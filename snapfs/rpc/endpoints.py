@@ -3,8 +3,9 @@
 Invariants:
 
 - A unix socket (0600) lives in a directory (0700) of its own: who can reach it is an operator.  With a group, that
-  group can: directory 0750, socket 0660.
-- TCP without TLS only where it was asked for and only on the loopback.
+  group can: directory 0750, socket 0660.  The directory is the daemon's user's, and no symbolic link: nobody else can
+  open it again, or put another in its place.
+- TCP without TLS only where it was asked for and only on the loopback, whatever a name stands for.
 - TLS of version 1.2 or newer; with ``client_ca`` a client must show a certificate of that authority.  Certificates
   that were replaced on disk are used from the next connection on.
 """
@@ -96,9 +97,14 @@ def bound(server: grpc.Server, endpoint: UnixEndpoint) -> Iterator[str]:
 def _own_directory(path: Path) -> int:
     """Its descriptor; made if missing, closed to others."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        others = {entry.name for entry in path.iterdir()} - _OWN_FILES
+        if os.fstat(directory).st_uid != os.geteuid():
+            raise Invalid(
+                f"{path} cannot be the directory of the daemon's socket: it belongs to another user",
+                hint="name a directory that is the daemon's own",
+            )
+        others = {entry.name for entry in Path(f"/proc/self/fd/{directory}").iterdir()} - _OWN_FILES
         if others:
             # closing a directory that others use, /tmp say, to all but us would do harm
             raise Invalid(
@@ -164,7 +170,7 @@ def _refused(path: Path, error: OSError) -> NotPermitted | IOFailure | Invalid:
     if isinstance(error, PermissionError):
         return NotPermitted(f"no permission to use {path} for the daemon's socket")
     if isinstance(error, NotADirectoryError | FileExistsError):
-        return Invalid(f"{path} is not a directory")
+        return Invalid(f"{path} is not a directory", hint="a symbolic link to one will not do")
     return IOFailure(f"{path}: {error.strerror or error}")
 
 
@@ -188,7 +194,7 @@ def listen(server: grpc.Server, endpoint: TcpEndpoint) -> str:
         )
     if endpoint.certificate is not None and endpoint.plaintext:
         raise Invalid(f"either TLS or plain TCP at {endpoint.address}, not both")
-    if endpoint.plaintext and not is_loopback(host):
+    if endpoint.plaintext and not (is_loopback(host) and _stands_for_loopback(host)):
         raise Invalid(
             f"plain TCP at {endpoint.address} would let everybody read along",
             hint="use a certificate and a key, or an address of the loopback, e.g. 127.0.0.1",
@@ -205,6 +211,15 @@ def listen(server: grpc.Server, endpoint: TcpEndpoint) -> str:
     if not taken:
         raise Unavailable(f"cannot listen at {endpoint.address}", hint="is another program listening there?")
     return f"{_bracketed(host)}:{taken}"
+
+
+def _stands_for_loopback(host: str) -> bool:
+    """``localhost`` is what the host's tables say."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(is_loopback(str(address[0])) for *_, address in found)
 
 
 def _parted(address: str) -> tuple[str, int]:

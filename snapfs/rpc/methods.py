@@ -120,8 +120,13 @@ def find(method: str) -> Method:
     """
     known = METHODS.get(method)
     if known is None:
-        raise errors.Unsupported(f"no method {method}", hint="the daemon is of another version")
+        raise errors.Unsupported(f"no method {_one_line(method)}", hint="the daemon is of another version")
     return known
+
+
+def _one_line(text: str) -> str:
+    """Of a stranger's text."""
+    return text if text.isprintable() else repr(text)
 
 
 def authorize(method: str, request: Message, caller: Caller) -> None:

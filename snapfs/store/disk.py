@@ -102,7 +102,9 @@ class Disk:
         with _named(what):
             fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, data)
+                rest = memoryview(data)
+                while rest:  # a disk that fills takes a part first, and refuses the next
+                    rest = rest[os.write(fd, rest) :]
                 os.fsync(fd)
             finally:
                 os.close(fd)

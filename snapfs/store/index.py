@@ -43,6 +43,7 @@ import lmdb
 
 from snapfs.errors import Corrupt, IOFailure, SnapfsError
 from snapfs.format import records
+from snapfs.types import PAGE_BYTES
 
 TABLES: Final = (
     "tree", "changes", "epochs", "volumes", "snapshots", "names", "commits",
@@ -173,7 +174,7 @@ class Index:
         self._failed: SnapfsError | None = None
         self.dirty = False
         self.puts = 0
-        """Since the last commit: bounds what the commit will write."""
+        """Since the last commit, a long one counted by its pages: bounds what the commit will write."""
         self.before_commit: list[Callable[[], None]] = []
         self.after_commit: list[Callable[[], None]] = []
         """After any end of a transaction, also one that was not published: its cursors are dead."""
@@ -222,13 +223,13 @@ class Index:
 
     def put(self, table: str, key: bytes, payload: bytes) -> None:
         self.dirty = True
-        self.puts += 1
+        self.puts += _pages(payload)
         self._txn.put(key, records.seal(key, payload), db=self._tables[table])
 
     def put_new(self, table: str, key: bytes, payload: bytes) -> bool:
         """Put unless the key exists; whether it did not."""
         self.dirty = True
-        self.puts += 1
+        self.puts += _pages(payload)
         return bool(self._txn.put(key, records.seal(key, payload), db=self._tables[table], overwrite=False))
 
     def delete(self, table: str, key: bytes) -> bool:
@@ -305,6 +306,11 @@ class Index:
             self._txn.abort()
             self._txn = None
         self._env.close()
+
+
+def _pages(payload: bytes) -> int:
+    """That putting it dirties, about (LMDB keeps a long value in pages of its own)."""
+    return 1 + len(payload) // PAGE_BYTES
 
 
 def check_file(path: Path) -> None:

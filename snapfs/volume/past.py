@@ -28,14 +28,18 @@ _PROGRESS_SECONDS: Final = 0.1
 async def changes(
     lake: Lake, old: SnapshotRecord | None, volume: Volume, new: SnapshotRecord | None
 ) -> AsyncGenerator[api.Change, None]:
-    """Changes from the old snapshot (None: from nothing) to the new one (None: to the volume's head).
+    """Changes from the old snapshot (None: from the one that the head stands on, or from nothing) to the new one
+    (None: to the volume's head).
 
     Raises:
-        Stale: a snapshot was removed meanwhile.
+        Stale: a snapshot or the volume was removed meanwhile.
     """
     await lake.commit()
     # From here to the views no await: the reader's state and the paths must be of one moment.
     lake.index.commit()
+    if new is None:
+        lake.core.tree.check_writable(volume.head)  # not of a volume that is gone
+    old = old or lake.snapshots.base(volume)
     for record in (old, new):
         if record:
             lake.snapshots.check_alive(record)

@@ -155,8 +155,8 @@ class References:
 
     def new_name(self, volume: Volume, name: str, git: GitCommit | None) -> str:
         """Check a name, or find one: the commit's ID, or the time."""
-        if git is not None and not COMMIT.fullmatch(git.commit):
-            raise Invalid(f"{git.commit!r} is not a full commit ID")
+        if git is not None:
+            check_commit(git)
         if not name:
             return self._free_name(volume, git.commit if git else _stamp())
         check_label(name, "snapshot")
@@ -211,6 +211,14 @@ class References:
     def _commit_key(volume: Volume, record: SnapshotRecord) -> bytes:
         commit = record.git.commit if record.git else ""
         return keys.u64(volume.id) + commit.encode() + b"\0" + keys.u64(record.epoch)
+
+
+def check_commit(git: GitCommit) -> None:
+    """Raises:
+    Invalid: it is not named in full.
+    """
+    if not COMMIT.fullmatch(git.commit):
+        raise Invalid(f"{git.commit!r} is not a full commit ID")
 
 
 def created_key(record: SnapshotRecord) -> bytes:

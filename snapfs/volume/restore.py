@@ -40,6 +40,14 @@ def split_path(path: str) -> list[bytes]:
     return names
 
 
+def _not_a_directory(name: bytes) -> NotADirectory:
+    return NotADirectory(f"{name!r} is a file in the head: it would have to go first")
+
+
+def _is_a_directory(name: bytes) -> Invalid:
+    return Invalid(f"{name!r} is a directory in the head", hint="move it away first")
+
+
 class Restore:
     """One restore: from a snapshot's view into a head."""
 
@@ -56,13 +64,46 @@ class Restore:
         self.files = 0
         self.total_bytes = 0
 
-    def path(self, names: list[bytes]) -> None:
-        """Restore what the snapshot has at the path.
+    def paths(self, paths: list[list[bytes]]) -> None:
+        """Restore what the snapshot has at the paths.
 
         Raises:
-            NotFound: it has nothing there.
-            NotADirectory: a file of the head stands where a directory must.
+            NotFound: it has nothing at one.
+            NotADirectory, Invalid: something of another type stands in the way in the head.
+            NoSpace: only of this something may be restored already.
         """
+        checked: list[list[bytes]] = []
+        for names in paths:
+            if not any(names[: len(above)] == above for above in checked):  # else that one clears the way
+                self._check(names)
+                checked.append(names)
+        for names in paths:
+            self._path(names)
+
+    def _check(self, names: list[bytes]) -> None:
+        """Whether the path can be restored: changes nothing, raises as ``paths``."""
+        source = self._core.inode(self._source, self._root)
+        target: Inode | None = self._core.inode(self._head, self._root)
+        for place, name in enumerate(names):
+            source = self._files.lookup(self._source, source.ino, name)
+            target = self._find(target.ino, name) if target else None
+            if place < len(names) - 1 and target and not stat.S_ISDIR(target.mode):
+                raise _not_a_directory(name)
+        if target is None:
+            return
+        pairs: list[tuple[bytes, Inode, Inode]] = [(names[-1] if names else b"", source, target)]
+        while pairs:
+            name, source, there = pairs.pop()
+            if not stat.S_ISDIR(there.mode):
+                continue
+            if not stat.S_ISDIR(source.mode):
+                raise _is_a_directory(name)
+            for _, below, ino, _ in list(self._files.readdir(self._source, source.ino, 0)):
+                found = self._find(there.ino, below)
+                if found is not None:
+                    pairs.append((below, self._core.inode(self._source, ino), found))
+
+    def _path(self, names: list[bytes]) -> None:
         source, parents = self._root, []
         for name in names:
             parents.append((source, name))
@@ -83,7 +124,7 @@ class Restore:
         except NotFound:
             return self._new_directory(like, parent, name)
         if not stat.S_ISDIR(found.mode):
-            raise NotADirectory(f"{name!r} is a file in the head: it would have to go first")
+            raise _not_a_directory(name)
         return found.ino
 
     def _new_directory(self, like: Inode, parent: Ino, name: bytes) -> Ino:
@@ -142,7 +183,7 @@ class Restore:
         old = self._core.inode(self._source, source)
         found = self._find(parent, name)
         if found is not None and stat.S_ISDIR(found.mode):
-            raise Invalid(f"{name!r} is a directory in the head", hint="move it away first")
+            raise _is_a_directory(name)
         if found is not None and self._same(old, found):
             return
         copy = self._copies.get(source)

@@ -19,12 +19,12 @@ from snapfs.api import EventKind, GitCommit
 from snapfs.errors import AlreadyExists, Conflict, Invalid, NotFound
 from snapfs.format import keys, records
 from snapfs.format.records import SnapshotRecord
-from snapfs.types import Epoch
+from snapfs.types import PAGE_BYTES, Epoch
 from snapfs.versions.difference import changed_subjects, epochs_between
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
-from snapfs.volume.references import References, created_key
+from snapfs.volume.references import References, check_commit, created_key
 from snapfs.volume.suggest import nearest
 from snapfs.volume.touched import Touched
 from snapfs.volume.volumes import Volume, Volumes, check_label
@@ -35,6 +35,8 @@ TEXT_BYTES_MAX: Final = 64 * 1024
 """Longest message or metadata value."""
 TAGS_MAX: Final = 100
 """Tags of one snapshot: all are in its record."""
+_PAGES_A_RECORD: Final = 8
+"""Of the index: one in each table that names a new snapshot."""
 
 
 class Snapshots(References):
@@ -89,7 +91,7 @@ class Snapshots(References):
         check_texts(message, meta or {})
         core = self._core
         core.tree.check_writable(volume.head)  # it may have been removed while the caller waited
-        core.admit()
+        core.admit(_record_bytes(message, meta or {}))
         frozen = volume.head.epoch
         record = SnapshotRecord(
             epoch=frozen, volume=volume.id, name=name, root=volume.root, created_ns=now_ns(),
@@ -100,11 +102,21 @@ class Snapshots(References):
         self._put_new(volume, record)
         return record
 
-    def carry(self, volume: Volume, origin: SnapshotRecord, git: GitCommit) -> SnapshotRecord:
-        """A further snapshot of what ``origin`` shows, for another commit: an empty epoch on top of it.  Tags stay
-        with the origin."""
-        name = self.new_name(volume, "", git)
+    def carry(self, volume: Volume, origins: list[tuple[SnapshotRecord, GitCommit]]) -> list[SnapshotRecord]:
+        """Of each a further snapshot of what it shows, for another commit: an empty epoch on top of it.  Tags stay
+        with the origin.
+
+        Raises:
+            Invalid, NoSpace: nothing was carried.
+        """
         self._index.check()
+        for _, git in origins:
+            check_commit(git)
+        self._core.admit(sum(_record_bytes(origin.message, origin.meta) for origin, _ in origins))
+        return [self._carry(volume, origin, git) for origin, git in origins]
+
+    def _carry(self, volume: Volume, origin: SnapshotRecord, git: GitCommit) -> SnapshotRecord:
+        name = self.new_name(volume, "", git)
         epoch = self._core.epochs.create(origin.epoch, volume.id)
         record = msgspec.structs.replace(origin, epoch=epoch, name=name, git=git, created_ns=now_ns(), tags=[])
         self._put_new(volume, record)
@@ -168,6 +180,7 @@ class Snapshots(References):
     def rename(self, volume: Volume, record: SnapshotRecord, name: str) -> SnapshotRecord:
         self._index.check()
         name = self.new_name(volume, check_label(name, "snapshot"), record.git)
+        self._core.admit(_record_bytes(record.message, record.meta))
         self._index.delete("names", self._label_key(volume, record.name))
         renamed = msgspec.structs.replace(record, name=name)
         self._put(renamed)
@@ -180,7 +193,7 @@ class Snapshots(References):
 
         Raises:
             AlreadyExists: a snapshot has it as its name, or, without ``move``, another as its tag.
-            Invalid, NameTooLong, Conflict (too many tags).
+            Invalid, NameTooLong, NoSpace, Conflict (too many tags).
         """
         self._index.check()
         owner = self.tagged(volume, self.check_tag(volume, tag))
@@ -190,6 +203,7 @@ class Snapshots(References):
             raise AlreadyExists(f"snapshot {owner.name!r} has the tag {tag!r}", hint="to move the tag ask for that")
         if len(record.tags) >= TAGS_MAX:
             raise Conflict(f"snapshot {record.name!r} has {TAGS_MAX} tags, which is the most", hint="remove one first")
+        self._core.admit(_record_bytes(record.message, record.meta))
         if owner is not None:
             self._put(_without(owner, tag))
         tagged = msgspec.structs.replace(record, tags=sorted([*record.tags, tag]))
@@ -240,6 +254,11 @@ class Snapshots(References):
 
 def _without(record: SnapshotRecord, tag: str) -> SnapshotRecord:
     return msgspec.structs.replace(record, tags=[kept for kept in record.tags if kept != tag])
+
+
+def _record_bytes(message: str, meta: dict[str, str]) -> int:
+    """What a snapshot's record and its entries in other tables take of the next commit, about."""
+    return _PAGES_A_RECORD * PAGE_BYTES + 2 * (len(message) + sum(map(len, meta.values())))
 
 
 def check_texts(message: str, meta: dict[str, str]) -> None:

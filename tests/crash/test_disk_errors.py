@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.api import GitCommit
 from snapfs.errors import Corrupt, IOFailure, NoSpace
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import BROKEN, FULL, FaultyDisk
@@ -199,6 +200,31 @@ def test_space_is_refused_before_it_is_gone(engine: EngineSubject, disk: FaultyD
     engine.reclaim()
     assert engine.stored_bytes() == 0
     disk.free = 0
+
+
+def test_snapshots_are_refused_before_their_records_fill_the_disk(engine: EngineSubject, disk: FaultyDisk) -> None:
+    """A commit that fails makes the store read-only, so nothing that grows the index may be left to it."""
+    service, commit = engine.service, "ab12" + "0" * 36
+    meta = {str(number): "x" * 60_000 for number in range(60)}
+    engine.run(lambda: service.create_snapshot(volume="data", git=GitCommit(commit=commit), meta=meta))
+    index, pending = engine.lake.index, engine.lake.core.pending_bytes()
+    view = engine.lake.volumes.get("data")
+    engine.lake.snapshots.freeze(view, name="large", meta=meta)
+    assert index.puts * 4096 > 3_600_000  # not yet committed: it counts for who comes next
+    engine.flush()
+    disk.free = pending + 1_000_000
+    engine.lake.core.forget_free_space()
+    for growing in (
+        lambda: service.create_snapshot(volume="data", name="one", meta=meta),
+        lambda: service.rename_snapshot(volume="data", snapshot="large", name="one"),
+        lambda: service.tag_snapshot(volume="data", snapshot="large", tag="one"),
+        lambda: service.carry_snapshots(volume="data", rewritten=[(commit, GitCommit(commit="cd" * 20))]),
+    ):
+        with pytest.raises(NoSpace):
+            engine.run(growing)
+    assert engine.listed("data") == {commit: [], "large": []}
+    engine.snapshot("data", "small")
+    engine.run(lambda: service.delete_snapshot(volume="data", snapshot="large"))
 
 
 def test_a_punch_that_fails_only_delays(engine: EngineSubject, disk: FaultyDisk) -> None:

@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,13 @@ from snapfs import api, client
 from snapfs.access import OWNER, SOCKET, Access, journal
 from snapfs.api import Caller, Role
 from snapfs.errors import Kind, NotPermitted, SnapfsError, Unauthenticated, Unavailable
-from snapfs.rpc import status
+from snapfs.rpc import calls, status
 from snapfs.rpc.dispatch import SERVICES
 from snapfs.rpc.endpoints import TcpEndpoint
 from snapfs.rpc.library import grpc
 from snapfs.rpc.methods import METHODS, Reach
 from snapfs.testing.api_server import ApiServer
+from snapfs.v1 import snapshot_pb2
 
 SECONDS_MAX = 30
 DAY_NS = 86_400 * 1_000_000_000
@@ -318,6 +321,56 @@ def test_a_narrowed_caller_sees_its_volumes_only(served: Served) -> None:
             list(one.diff(volume="offspring", snapshot="two", other_volume="other", other="one"))
 
 
+def test_nothing_tells_a_narrowed_caller_of_other_volumes(served: Served) -> None:
+    """Whatever it calls: answers, errors, hints, events, tokens of pages."""
+    with served.client("tls", secret=served.secrets["admin"]) as admin:
+        admin.create_volume(name="concealed")
+        for name in ("hush-1", "hush-2"):
+            admin.create_snapshot(volume="concealed", name=name)
+        admin.clone(volume="concealed", snapshot="hush-2", name="revealed")
+        secret = admin.create_token(name="of-revealed", role=Role.OPERATOR, volumes=["revealed"]).secret
+        assert admin.get_volume(name="revealed").parent == "concealed@hush-2"
+        assert admin.create_snapshot(volume="revealed", name="first").parent == "concealed@hush-2"
+    with served.client("tls", secret=secret) as one:  # as if the others were not there: no empty or further pages
+        assert one.get_snapshot(volume="revealed", snapshot="first").parent == ""
+        assert [found.name for found in one.list_ancestry(volume="revealed", page_size=1)] == ["first"]
+    with served.channel("tls", "") as channel:
+        name = "snapfs.v1.SnapshotService/ListAncestry"
+        call = channel.unary_unary(f"/{name}", request_serializer=REQUESTS[name].SerializeToString)
+        answer = snapshot_pb2.ListAncestryResponse.FromString(
+            call(REQUESTS[name](volume="revealed", page_size=1), metadata=[("authorization", f"Bearer {secret}")])
+        )
+        assert answer.next_page_token == ""
+    heard: list[bytes] = []
+    with served.channel("tls", "") as channel:
+        for method in sorted(METHODS, key=lambda method: "/Delete" in method):
+            for snapshot in ("hush-2", "missing", "first"):
+                heard += everything_heard(channel, method, secret, snapshot)
+    assert any(b"revealed" in data for data in heard)
+    assert [data for data in heard if b"concealed" in data or b"hush" in data.replace(b"'hush-2'", b"")] == []
+
+
+def everything_heard(channel: grpc.Channel, method: str, secret: str, snapshot: str) -> list[bytes]:
+    """All that the server says to a call on the volume ``revealed``."""
+    kind = REQUESTS[method]
+    fields: dict[str, Any] = dict.fromkeys(METHODS[method].volumes, "revealed")
+    known = set(kind.DESCRIPTOR.fields_by_name)
+    fields |= {name: snapshot for name in ("snapshot", "id", "tag") if name in known}
+    fields |= {"until_now": True, "after": 0} if "until_now" in known else {}
+    call = channel.stream_stream(f"/{method}", request_serializer=lambda request: request.SerializeToString())
+    answers = call(iter([kind(**fields)]), metadata=[("authorization", f"Bearer {secret}")], timeout=SECONDS_MAX)
+    heard: list[bytes] = []
+    try:
+        for answer in answers:
+            heard.append(answer)
+            if method.startswith("grpc."):  # watching a service's health does not end
+                answers.cancel()
+    except grpc.RpcError as error:
+        heard.append((error.details() or "").encode())
+        heard += [value if isinstance(value, bytes) else value.encode() for _, value in error.trailing_metadata() or ()]
+    return heard
+
+
 def volumes_of(snapshots: Iterable[api.Snapshot]) -> set[str]:
     return {snapshot.volume for snapshot in snapshots}
 
@@ -333,6 +386,40 @@ def test_a_revoked_token_is_refused_on_an_open_connection(served: Served) -> Non
         tokens = {token.name: token for token in admin.list_tokens()}
     assert tokens["short-lived"].revoked_ns
     assert tokens["build.example.org"].certificate
+
+
+def test_a_stream_ends_when_its_token_does(served: Served) -> None:
+    with served.client("tls", secret=served.secrets["admin"]) as admin, ThreadPoolExecutor() as pool:
+        revoked = admin.create_token(name="watching", role=Role.VIEWER)
+        expired = admin.create_token(
+            name="watching-briefly", role=Role.VIEWER, expires_ns=time.time_ns() + 1_000_000_000
+        )
+        kept = admin.create_token(name="watching-on", role=Role.VIEWER)
+        clients = [served.client("tls", secret=made.secret) for made in (revoked, expired, kept)]
+        began = [threading.Event() for _ in clients]
+
+        def watch(one: client.Client, event: threading.Event) -> list[api.EventKind]:
+            found = []
+            for told in one.watch_events(after=0, volume="digits"):
+                event.set()
+                found.append(told.kind)
+                if told.message == "enough":
+                    break
+            return found
+
+        try:
+            watching = [pool.submit(watch, one, event) for one, event in zip(clients, began, strict=True)]
+            assert all(event.wait(SECONDS_MAX) for event in began)
+            admin.revoke_token(name="watching")
+            for future, words in zip(watching, ("was revoked", "has expired"), strict=False):
+                with pytest.raises(Unauthenticated, match=words):
+                    future.result(calls.RECHECK_SECONDS * 5)
+        finally:
+            admin.tag_snapshot(volume="digits", snapshot="one", tag="enough")
+            for one in clients[:2]:
+                one.close()
+        assert watching[2].result(SECONDS_MAX)
+        clients[2].close()
 
 
 def test_a_viewer_may_watch_an_operation_but_not_cancel_it(served: Served) -> None:

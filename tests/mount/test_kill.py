@@ -1,4 +1,5 @@
-"""kill -9 of the daemon during writes: what was fsynced or snapshotted is there, and fsck finds nothing."""
+"""kill -9 of the daemon during writes and calls: what was fsynced, snapshotted or told is there, and fsck finds
+nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +14,21 @@ from typing import Any
 
 import pytest
 
+from snapfs import api
 from snapfs.errors import SnapfsError
 
 MountedStore = Any
 """Of the conftest beside."""
 
 WRITERS = 3
+CLIENTS = 64
 
 
 class Load:
     """Threads that write, fsync, replace, remove and snapshot until the mount dies; they note what was acknowledged
     and what was under way."""
 
-    def __init__(self, one: MountedStore, turn: int) -> None:
+    def __init__(self, one: MountedStore, turn: int, *, snapshots: bool = True) -> None:
         self.one = one
         self.turn = turn
         self.synced: dict[str, bytes] = {}
@@ -35,7 +38,8 @@ class Load:
         self.snapshots: dict[str, dict[str, bytes]] = {}
         self._threads = [threading.Thread(target=self._safely, args=(self._write, n)) for n in range(WRITERS)]
         self._threads.append(threading.Thread(target=self._safely, args=(self._replace, 0)))
-        self._threads.append(threading.Thread(target=self._safely, args=(self._snapshot, 0)))
+        if snapshots:
+            self._threads.append(threading.Thread(target=self._safely, args=(self._snapshot, 0)))
 
     def run(self, seconds: float) -> None:
         for thread in self._threads:
@@ -129,6 +133,82 @@ def test_kill(stores: Callable[..., MountedStore]) -> None:
             one.call("delete_snapshot", volume="data", snapshot=name)
     check(one.volume, loads[-1].synced)
     assert one.call("check_store").findings == []
+
+
+class Calls:
+    """Clients that create snapshots until the daemon dies; one watches what happens."""
+
+    def __init__(self, one: MountedStore, turn: int) -> None:
+        self.one = one
+        self.turn = turn
+        self.asked: list[str] = []
+        """request_id of each call, which is also the snapshot's message."""
+        self.made: dict[str, str] = {}
+        """Acknowledged: request_id -> name of the snapshot."""
+        self.seen: list[api.Event] = []
+        self._threads = [threading.Thread(target=self._safely, args=(self._create, n)) for n in range(CLIENTS)]
+        self._threads.append(threading.Thread(target=self._safely, args=(self._watch, 0)))
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    @staticmethod
+    def _safely(function: Callable[[int], None], number: int) -> None:
+        with contextlib.suppress(SnapfsError):
+            function(number)
+
+    def _create(self, number: int) -> None:
+        with self.one.connect() as client:
+            for count in range(10_000):
+                request_id = f"{self.turn}-{number}-{count}"
+                self.asked.append(request_id)
+                made = client.create_snapshot(volume="data", message=request_id, request_id=request_id)
+                self.made[request_id] = made.name
+
+    def _watch(self, _: int) -> None:
+        with self.one.connect() as client:
+            for event in client.watch_events(after=0, resume=False):
+                self.seen.append(event)
+
+    def check(self) -> None:
+        """What was acknowledged is there, what was told is still so, and asking again makes nothing twice."""
+        with self.one.connect() as client:
+            kept = {snapshot.message: snapshot.name for snapshot in client.list_snapshots(volume="data")}
+            assert self.made.items() <= kept.items()
+            events = {event.sequence: event for event in client.watch_events(after=0, until_now=True)}
+            assert [events[event.sequence] for event in self.seen] == self.seen
+            for request_id in self.asked:
+                again = client.create_snapshot(volume="data", message=request_id, request_id=request_id)
+                assert kept.get(request_id, again.name) == again.name
+            messages = [snapshot.message for snapshot in client.list_snapshots(volume="data")]
+            assert len(messages) == len(set(messages))
+            assert set(self.asked) <= set(messages)
+
+
+def test_kill_while_clients_call(stores: Callable[..., MountedStore]) -> None:
+    one = stores().mount()
+    one.volume.mkdir()
+    made, seen, unanswered = 0, 0, 0
+    for turn in range(3):
+        calls, load = Calls(one, turn), Load(one, turn, snapshots=False)
+        calls.start()
+        load.run(1.0 + 0.3 * turn)
+        calls.join()
+        one.mount()
+        check(one.volume, load.synced)
+        calls.check()
+        assert one.call("check_store").findings == []
+        made, seen = made + len(calls.made), seen + len(calls.seen)
+        unanswered += len(calls.asked) - len(calls.made)
+    assert made > CLIENTS
+    assert seen > CLIENTS
+    assert unanswered > 0
 
 
 @pytest.mark.soak

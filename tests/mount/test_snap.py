@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
+import random
 import subprocess
+import threading
+from concurrent import futures
 from pathlib import Path
 
 import pytest
 
-from snapfs import api
-from snapfs.errors import SnapfsError
+from snapfs import api, client
+from snapfs.errors import SnapfsError, Unavailable
+from snapfs.types import PAGE_BYTES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"
@@ -279,6 +284,44 @@ class TestSnap:
         assert (mounted.volume / "file").read_bytes() == b"x"
         with pytest.raises(SnapfsError):
             mounted.call("get_snapshot", volume="copy", snapshot="one")
+
+
+def test_each_of_many_snapshots_at_once_has_what_its_maker_wrote(mounted) -> None:
+    """They share fetches of the kernel's dirty pages, among clients that give up in the middle of one."""
+    makers, turns = 8, 15
+    ended = threading.Event()
+
+    def hasty(number: int) -> None:
+        seed = random.Random(number)
+        while not ended.is_set():
+            impatient = client.connect(mounted.store, timeout_seconds=seed.uniform(0.002, 0.05))
+            with impatient, contextlib.suppress(Unavailable):
+                impatient.create_snapshot(volume="data")
+
+    def make(number: int) -> None:
+        """By a mapping, or by writes to a file that stays open."""
+        path = mounted.volume / f"{number}"
+        with path.open("w+b") as file, mounted.connect() as owner:
+            file.truncate(PAGE_BYTES)
+            with mmap.mmap(file.fileno(), PAGE_BYTES) as mapped:
+                for turn in range(turns):
+                    data = b"%08d" % turn
+                    if number % 2:
+                        mapped[: len(data)] = data
+                    else:
+                        os.pwrite(file.fileno(), data, 0)
+                    owner.create_snapshot(volume="data", name=f"{number}.{turn}")
+                    kept = (mounted.snap / f"{number}.{turn}" / path.name).read_bytes()
+                    assert kept[: len(data)] == data
+
+    with futures.ThreadPoolExecutor(makers + 4) as pool:
+        impatient = [pool.submit(hasty, number) for number in range(4)]
+        try:
+            list(pool.map(make, range(makers)))
+        finally:
+            ended.set()
+        for one in impatient:
+            one.result()
 
 
 def test_the_table_of_mounts_names_the_store(mounted) -> None:

@@ -17,6 +17,8 @@ from snapfs import api
 from snapfs.access import audit, journal
 from snapfs.access.audit import Audit
 from snapfs.errors import Invalid, IOFailure, NoSpace
+from snapfs.rpc import requests
+from snapfs.v1 import snapshot_pb2
 
 SECOND = 1_000_000_000
 
@@ -126,7 +128,10 @@ class TestAudit:
         assert sequences(log) == list(range(1, 601))
         assert max(len(entry.request) for entry in first.entries) == audit.REQUEST_BYTES_MAX
 
-    @pytest.mark.parametrize("token", ["x", "1-5", "1-ffffffff", "2-0", "0-0", "1", "-", "1-0-0", "é"])
+    @pytest.mark.parametrize(
+        "token",
+        ["x", "1-5", "1-ffffffff", "2-0", "0-0", "1", "-", "1-0-0", "é", "1-7fffffffffffffff", "1-ffffffffffffffff"],
+    )
     def test_bad_tokens(self, log: Audit, token: str) -> None:
         write(log)
         with pytest.raises(Invalid, match="page token"):
@@ -147,6 +152,13 @@ class TestAudit:
     def test_credentials_in_urls_are_left_out(self, log: Audit) -> None:
         write(log, request='{"git":{"remote":"https://me:hunter2@example.org/x.git"},"message":"a@b"}')
         assert everything(log)[0].request == '{"git":{"remote":"https://example.org/x.git"},"message":"a@b"}'
+
+    @pytest.mark.parametrize("secret", ["hunt@er2", 'hunt"er2', "hunt\\er2", "hünter2"])
+    def test_no_part_of_a_password_is_left(self, log: Audit, secret: str) -> None:
+        for remote in (f"https://me:{secret}@example.org/x.git", f"https://me:{secret * 1000}@example.org/x.git"):
+            request = snapshot_pb2.CreateSnapshotRequest(git=snapshot_pb2.GitCommit(remote=remote))
+            write(log, request=requests.shown(request))
+        assert not any(part in entry.request for entry in everything(log) for part in ("hunt", "ünt", "er2"))
 
     def test_rotation(self, tmp_path: Path, clock: Clock) -> None:
         log = Audit(tmp_path, now_ns=clock, file_bytes_max=2000)

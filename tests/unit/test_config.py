@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,7 @@ class TestBadFiles:
             ("log = 3", ["line 1", "log", "[log]"]),
             ("[log]\nxyz = 1", ["log.xyz", "level, format, bytes_max"]),
             ("[log\n", ["line 1"]),
-            ("[log]\nlevel = 'info'\nlevel = 'debug'", ["line 3"]),
+            ("[log]\nlevel = 'info'\nlevel = 'debug'\n", ["line 3"]),
             ("[store]\ncommit_seconds = 0", ["line 2", "store.commit_seconds", "at least 0.1"]),
             ("[store]\ncommit_seconds = nan", ["store.commit_seconds"]),
             ("[store]\ncommit_seconds = true", ["store.commit_seconds", "a number"]),
@@ -99,16 +101,17 @@ class TestBadFiles:
         with pytest.raises(Invalid, match="longer"):
             _ = written(settings, b"#" * 2_000_000).config
 
-    def test_a_directory(self, settings: Settings) -> None:
-        settings.path.mkdir()
-        with pytest.raises(SnapfsError):
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+    def test_no_file(self, settings: Settings, make: Callable[[Path], None]) -> None:
+        make(settings.path)
+        with pytest.raises(SnapfsError, match=FILE_NAME):
             _ = settings.config
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
     def test_loopback(self, host: str) -> None:
         assert is_loopback(host)
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example.org", "", "127.0.0.1.example.org"])
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example.org", "", "127.0.0.1.com"])
     def test_not_loopback(self, host: str) -> None:
         assert not is_loopback(host)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from snapfs import api, errors
 from snapfs.api import Role
 from snapfs.errors import Kind
-from snapfs.rpc import convert, requests, status
+from snapfs.rpc import convert, dispatch, narrow, requests, status
 from snapfs.rpc.convert import values
 from snapfs.rpc.library import grpc
 from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, volume_pb2
@@ -310,6 +310,31 @@ def test_what_a_request_may_not_hold(make: Callable[[], Any], named: str) -> Non
     assert named in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: snapshot_pb2.CarrySnapshotsRequest.FromString(b"\x12\x00" * 2_000_000), "'rewrites'"),
+        (lambda: event_pb2.WatchEventsRequest.FromString(b"\x1a\x80\x80\x80\x01" + b"\x01" * (1 << 21)), "'kinds'"),
+        (lambda: volume_pb2.RestoreRequest(paths=[b""] * 2_000_000), "'paths'"),
+        (lambda: volume_pb2.GetVolumeRequest(name="ü" * 200_000), "'name'"),
+        (lambda: snapshot_pb2.CreateSnapshotRequest(meta={"x" * 300_000: ""}), "'meta'"),
+        (lambda: snapshot_pb2.CreateSnapshotRequest(meta={"": "x" * 300_000}), "'meta'"),
+        (lambda: access_pb2.CreateTokenRequest(volumes=["a", "x" * 300_000]), "'volumes'"),
+    ],
+)
+def test_what_is_more_than_anybody_needs(make: Callable[[], Any], named: str) -> None:
+    with pytest.raises(errors.TooLarge) as caught:
+        requests.check(make())
+    assert named in caught.value.message
+
+
+def test_unknown_fields_without_end() -> None:
+    """Each is 3 bytes; listing them all would hold up the mount."""
+    message = volume_pb2.GetVolumeRequest.FromString(UNKNOWN * 1_000_000)
+    with pytest.raises(errors.Invalid, match="not the fields that were sent"):
+        requests.check(message)
+
+
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff"])
 def test_bytes_that_are_no_request(data: bytes) -> None:
     with pytest.raises(errors.Invalid, match="GetSnapshotRequest"):
@@ -341,3 +366,39 @@ def test_requests_are_shown_for_people() -> None:
 def test_what_is_shown_of_a_huge_request_is_small() -> None:
     huge = snapshot_pb2.CarrySnapshotsRequest(rewrites=[convert.rewrite_to("a" * 40, GIT)] * 20_000)
     assert len(requests.shown(huge)) < 20_000
+
+
+# -- narrowed callers
+
+
+def test_other_volumes_names_are_hidden_at_any_depth() -> None:
+    mine, others = (snapshot_pb2.Snapshot(volume="mine", parent=f"{volume}@s") for volume in ("mine", "theirs"))
+    for response in (
+        volume_pb2.CheckoutResponse(snapshot=others, saved=others),
+        snapshot_pb2.ListSnapshotsResponse(snapshots=[others, others]),
+        snapshot_pb2.CarrySnapshotsResponse(carried=[others]),
+        volume_pb2.ListVolumesResponse(volumes=[volume_pb2.Volume(name="mine", parent="theirs@s")]),
+        event_pb2.WatchEventsResponse(
+            events=[event_pb2.Event(kind=event_pb2.EVENT_KIND_VOLUME_CREATED, volume="mine", message="theirs@s")]
+        ),
+    ):
+        narrow.hide(response, ["mine"])
+        assert b"theirs" not in response.SerializeToString()
+    for kept in (
+        volume_pb2.CheckoutResponse(snapshot=mine),
+        event_pb2.WatchEventsResponse(events=[event_pb2.Event(kind=event_pb2.EVENT_KIND_TAG_SET, message="theirs")]),
+    ):
+        before = kept.SerializeToString()
+        narrow.hide(kept, ["mine"])
+        assert kept.SerializeToString() == before
+
+
+def test_every_response_with_a_volumes_name_is_looked_at() -> None:
+    """Fields that hold ``volume@snapshot`` are called parent."""
+    named = {
+        message.full_name
+        for service in dispatch.SERVICES.values()
+        for message in service.file.message_types_by_name.values()
+        if "parent" in message.fields_by_name
+    }
+    assert named <= set(narrow._CLEAN)

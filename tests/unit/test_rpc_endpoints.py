@@ -92,6 +92,24 @@ def test_a_socket_that_somebody_serves(tmp_path: Path) -> None:
         first.stop()
 
 
+def test_a_directory_that_somebody_else_can_exchange(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    (tmp_path / "run").symlink_to("elsewhere")
+    error = refused(tmp_path / "store", UnixEndpoint(directory=tmp_path / "run"))
+    assert (type(error), "is not a directory" in error.message) == (errors.Invalid, True)
+    assert mode(tmp_path / "elsewhere") == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
+def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    place.mkdir(mode=0o755)
+    os.chown(place, 12345, -1)
+    error = refused(tmp_path / "store", UnixEndpoint(directory=place))
+    assert (type(error), "belongs to another user" in error.message) == (errors.Invalid, True)
+    assert mode(place) == 0o755
+
+
 def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
     place = tmp_path / "run"
     place.mkdir()
@@ -140,6 +158,19 @@ def test_plain_tcp_is_for_this_machine_and_on_request(tmp_path: Path) -> None:
             stranger.get_caller()
     finally:
         served.stop()
+
+
+def test_a_name_of_the_loopback_that_stands_for_another_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def lying(host: str, *arguments: Any, **options: Any) -> Any:
+        return real("192.0.2.1" if host == "localhost" else host, *arguments, **options)
+
+    monkeypatch.setattr("snapfs.rpc.endpoints.socket.getaddrinfo", lying)
+    error = refused(tmp_path / "store", TcpEndpoint(address="localhost:0", plaintext=True))
+    assert "would let everybody read along" in error.message
 
 
 def test_tls(tmp_path: Path, authority: trustme.CA) -> None:

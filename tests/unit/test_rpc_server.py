@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import select
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import snapfs
 from snapfs import api, client, errors
-from snapfs.rpc import bridge, dispatch, methods, server, status
+from snapfs.rpc import bridge, calls, dispatch, methods, server, status
 from snapfs.rpc.endpoints import TcpEndpoint
 from snapfs.rpc.library import grpc
 from snapfs.service import Service
 from snapfs.testing.api_server import SECONDS_MAX, ApiServer
 from snapfs.testing.engine import EngineSubject
 from snapfs.v1 import event_pb2, event_pb2_grpc, snapshot_pb2, snapshot_pb2_grpc, volume_pb2, volume_pb2_grpc
+from snapfs.volume.paging import encode_token
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 GIT = api.GitCommit(commit=COMMIT, branch="main")
@@ -281,7 +285,7 @@ def test_a_call_without_a_request(served: ApiServer) -> None:
 
 
 def test_a_request_that_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(calls, "REQUEST_SECONDS_MAX", 0.2)
     given_up = threading.Event()
 
     def never() -> Iterator[bytes]:
@@ -310,6 +314,13 @@ def test_the_same_request_twice_makes_one_thing(served: ApiServer) -> None:
         assert owner.start_check(request_id="r").id == owner.start_check(request_id="r").id
     with client.connect(f"unix:{served.addresses[0]}") as somebody_else:
         assert somebody_else.create_snapshot(volume="data", name="mine", request_id="r").name == "mine"
+
+
+def test_tokens_of_pages_that_somebody_made_up(served: ApiServer) -> None:
+    stub = volume_pb2_grpc.VolumeServiceStub(served.channel())
+    for position in (b"\xff\xfe", b"", b"\0" * 100):
+        token = encode_token("volumes", position)
+        stub.ListVolumes(volume_pb2.ListVolumesRequest(page_token=token))  # no more than a page that means nothing
 
 
 def test_pages_of_volumes(served: ApiServer) -> None:
@@ -533,11 +544,11 @@ def test_many_clients_at_once(served: ApiServer) -> None:
 def test_streams_that_wait_leave_room_for_others(served: ApiServer) -> None:
     with served.channel() as channel, served.connect() as owner:
         stub = event_pb2_grpc.EventServiceStub(channel)
-        streams = [stub.WatchEvents(event_pb2.WatchEventsRequest(after=0)) for _ in range(server.WAITING_MAX)]
+        streams = [stub.WatchEvents(event_pb2.WatchEventsRequest(after=0)) for _ in range(calls.WAITING_MAX)]
         for stream in streams:
             next(stream)
         error = failure(lambda: next(stub.WatchEvents(event_pb2.WatchEventsRequest(after=0))))
-        assert (type(error), str(server.WAITING_MAX) in error.message) == (errors.Busy, True)
+        assert (type(error), str(calls.WAITING_MAX) in error.message) == (errors.Busy, True)
         with futures.ThreadPoolExecutor(64) as pool:
             list(pool.map(lambda _: owner.get_volume(name="data"), range(64)))
         made = owner.create_snapshot(volume="data", name="told")
@@ -549,6 +560,121 @@ def test_streams_that_wait_leave_room_for_others(served: ApiServer) -> None:
         assert next(replaced).events
         for stream in [*streams, replaced]:
             stream.cancel()
+
+
+def test_strangers_keep_nobody_from_calling(served: ApiServer) -> None:
+    """Neither by watching the health nor by calls whose request does not come."""
+    given_up = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        given_up.wait(SECONDS_MAX)
+        yield from ()
+
+    stub = event_pb2_grpc.EventServiceStub(served.channel())
+    with ExitStack() as stack:
+        stack.callback(given_up.set)
+        channels = [stack.enter_context(served.channel(1)) for _ in range(2)]
+        watches = [
+            channels[0].unary_stream("/grpc.health.v1.Health/Watch")(b"") for _ in range(calls.STRANGERS_MAX)
+        ]
+        for watch in watches:
+            next(watch)
+        silent = [
+            channels[1].stream_stream("/grpc.health.v1.Health/Check")(never()) for _ in range(server.THREADS_MAX)
+        ]
+        for one in silent:
+            error = failure(lambda one=one: next(one))  # type: ignore[misc]
+            assert (type(error), str(calls.STRANGERS_MAX) in error.message) == (errors.Busy, True)
+        events = stub.WatchEvents(event_pb2.WatchEventsRequest(after=0))
+        next(events)
+        events.cancel()
+        for watch in watches:
+            watch.cancel()
+        served.wait_for(lambda: served.count("Watch", "CANCELLED") == len(watches))
+        assert channels[0].unary_unary("/grpc.health.v1.Health/Check")(b"")
+
+
+def test_a_place_whose_threads_are_taken_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "THREADS_MAX", 2)
+    given_up = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        given_up.wait(SECONDS_MAX)
+        yield from ()
+
+    tcp = TcpEndpoint(address="127.0.0.1:0", plaintext=True)
+    with serving(tmp_path / "store", tcp) as served, ExitStack() as stack:
+        channel = stack.enter_context(served.channel(1))
+        stack.callback(given_up.set)
+        silent = [channel.stream_stream("/grpc.health.v1.Health/Check")(never()) for _ in range(2)]
+        for one in silent:
+            one.initial_metadata()  # a thread has it
+        with served.connect() as owner:
+            assert owner.get_caller().name == "owner"
+        for one in silent:
+            one.cancel()
+
+
+def test_connections_leave_descriptors_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 8)
+    tcp = TcpEndpoint(address="127.0.0.1:0", plaintext=True)
+    with serving(tmp_path / "store", tcp) as served, ExitStack() as stack:
+        host, _, port = served.addresses[1].rpartition(":")
+        connections = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(50)]
+        ended: set[socket.socket] = set()
+
+        def refused() -> bool:
+            found, _, _ = select.select(connections, [], [], 0)
+            ended.update(one for one in found if not read(one))
+            return len(ended) >= len(connections) - server.CONNECTIONS_MAX
+
+        served.wait_for(refused)
+        with served.connect() as owner:
+            assert owner.get_caller().name == "owner"
+
+
+def read(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(4096)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("limit", "places", "connections"),
+    [(1024, 1, 512), (1024, 3, 170), (1 << 20, 2, 1000), (resource.RLIM_INFINITY, 1, 1000), (1, 3, 1)],
+)
+def test_how_many_connections(limit: int, places: int, connections: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert server._connections_max(places) == connections
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def header(name: bytes, value: bytes) -> bytes:
+    """As a literal that is not to be indexed."""
+    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+def test_a_token_that_is_no_text_is_not_logged(served: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
+    """No client of gRPC sends it, but anybody can."""
+    headers = {
+        b":method": b"POST", b":scheme": b"http", b":path": b"/snapfs.v1.AccessService/GetCaller",
+        b":authority": b"localhost", b"content-type": b"application/grpc", b"te": b"trailers",
+        b"authorization": b"Bearer snapfs_confidential\xff",
+    }  # fmt: skip
+    host, _, port = served.addresses[1].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=SECONDS_MAX) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+        connection.sendall(frame(1, 4, 1, b"".join(header(*pair) for pair in headers.items())))
+        connection.sendall(frame(0, 1, 1, bytes(5)))
+        served.wait_for(lambda: served.count("GetCaller", "UNAUTHENTICATED"))
+    assert "confidential" not in caplog.text
 
 
 # -- the end

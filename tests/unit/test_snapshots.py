@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
 
 import pytest
 import trio
 import trio.testing
 
-from snapfs.api import GitCommit, Save
-from snapfs.errors import AlreadyExists, Conflict, Invalid, NameTooLong, NotFound, ReadOnly, SnapfsError, Stale
+from snapfs import api
+from snapfs.api import Change, GitCommit, Save
+from snapfs.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    NameTooLong,
+    NotADirectory,
+    NotFound,
+    ReadOnly,
+    SnapfsError,
+    Stale,
+)
 from snapfs.store.index import items
 from snapfs.testing.engine import EngineSubject, nothing_open
 
 COMMIT = "ab12" + "0" * 36
 OTHER = "ab34" + "0" * 36
+
+T = TypeVar("T")
 
 
 def resolved(engine: EngineSubject, ref: str) -> str:
@@ -206,6 +222,13 @@ class TestCarry:
         assert engine.tree("data", new)[b"f",].content == b"last"
         assert self.carry(engine, (COMMIT, new)).carried == []
 
+    def test_all_or_nothing(self, engine: EngineSubject) -> None:
+        commit(engine, COMMIT)
+        before = list(engine.listed("data"))
+        with pytest.raises(Invalid, match="full commit"):
+            self.carry(engine, (COMMIT, "cd" * 20), (COMMIT, "short"))
+        assert list(engine.listed("data")) == before
+
 
 def test_snapshots_are_read_only(engine: EngineSubject) -> None:
     volume, record = named(engine, "one")
@@ -273,6 +296,105 @@ def test_a_volume_that_goes_while_a_snapshot_waits(engine: EngineSubject) -> Non
     assert engine.lake.volumes.names() == []
 
 
+def test_what_goes_while_its_maker_waits_for_the_commit(
+    engine: EngineSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made: its maker is told so, not that something is wrong."""
+    service, real = engine.service, engine.lake.commit
+    engine.snapshot("data", "base")
+
+    async def then_remove() -> None:
+        """The commit, and what others did before who waited for it goes on."""
+        monkeypatch.setattr(engine.lake, "commit", real)
+        for name in engine.lake.volumes.names():
+            await service.delete_volume(name=name, force=True)
+        await engine.lake.reclaim_all()
+
+    def doing(action: Callable[[], Awaitable[T]]) -> T:
+        monkeypatch.setattr(engine.lake, "commit", then_remove)
+        answer = engine.run(action)
+        assert engine.lake.volumes.names() == []
+        engine.create_volume("data")
+        engine.make("data", (b"f",), "file", 0o644)
+        engine.snapshot("data", "base")
+        return answer
+
+    assert doing(lambda: service.create_volume(name="new")).name == "new"
+    assert doing(lambda: service.clone(volume="data", snapshot="base", name="new")).parent == "data@base"
+    one = doing(lambda: service.create_snapshot(volume="data", name="one"))
+    assert (one.name, one.parent, one.current) == ("one", "data@base", True)
+    assert doing(lambda: service.rename_snapshot(volume="data", snapshot="base", name="one")).name == "one"
+    assert doing(lambda: service.tag_snapshot(volume="data", snapshot="base", tag="one")).tags == ["one"]
+    engine.chmod("data", (b"f",), 0o600)
+    done = doing(lambda: service.checkout(volume="data", snapshot="base", unsaved=Save.SAVE))
+    assert done.snapshot.current
+    assert done.saved is not None
+
+
+@pytest.mark.parametrize("kind", ["status", "diff"])
+def test_a_volume_that_goes_while_it_is_compared(
+    engine: EngineSubject, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Not: all of it was deleted."""
+    engine.snapshot("data", "one")
+    engine.clone("data", "one", "copy")
+    real = engine.lake.commit
+
+    async def then_remove() -> None:
+        monkeypatch.setattr(engine.lake, "commit", real)
+        await engine.service.delete_volume(name="copy", force=True)
+        await engine.lake.reclaim_all()
+
+    monkeypatch.setattr(engine.lake, "commit", then_remove)
+
+    async def collect() -> list[Change]:
+        if kind == "status":
+            return [change async for change in engine.service.status(volume="copy")]
+        return [change async for change in engine.service.diff(volume="data", snapshot="one", other_volume="copy")]
+
+    with pytest.raises(Stale, match="volume was removed"):
+        engine.run(collect)
+    assert engine.lake.index.oldest_reader() is None
+
+
+def test_a_status_is_of_the_snapshot_that_the_head_stands_on_then(
+    engine: EngineSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout comes between the call and the moment that is looked at."""
+    engine.snapshot("data", "one")
+    engine.write("data", (b"f",), 0, b"two")
+    engine.snapshot("data", "two")
+    real = engine.lake.commit
+
+    async def then_checkout() -> None:
+        monkeypatch.setattr(engine.lake, "commit", real)
+        await engine.service.checkout(volume="data", snapshot="one")
+
+    monkeypatch.setattr(engine.lake, "commit", then_checkout)
+    assert engine.status("data") == []
+
+
+@pytest.mark.parametrize("end", ["closed", "cancelled"])
+def test_a_comparison_that_is_not_read_to_its_end_lets_go_of_the_past(engine: EngineSubject, end: str) -> None:
+    """What it looks at keeps space from reuse until then."""
+    engine.snapshot("data", "one")
+    for number in range(100):
+        engine.make("data", (b"%d" % number,), "file", 0o644)
+
+    async def play() -> None:
+        with trio.CancelScope() as scope:
+            async with aclosing(engine.service.diff(volume="data", snapshot="one")) as changes:
+                async for _ in changes:
+                    assert engine.lake.index.oldest_reader() is not None
+                    if end == "closed":
+                        break
+                    scope.cancel()
+                    await trio.lowlevel.checkpoint()
+        assert engine.lake.index.oldest_reader() is None
+
+    engine.run(play)
+
+
 def test_restored_files_share_blocks_and_links(engine: EngineSubject) -> None:
     engine.make("data", (b"d",), "directory", 0o750)
     engine.make("data", (b"d", b"big"), "file", 0o640)
@@ -291,6 +413,34 @@ def test_restored_files_share_blocks_and_links(engine: EngineSubject) -> None:
         engine.restore("data", "one", (b"missing",))
     with pytest.raises(Invalid):
         engine.run(lambda: engine.service.restore(volume="data", snapshot="one", paths=["../d"]))
+
+
+def test_a_restore_that_something_is_in_the_way_of_changes_nothing(engine: EngineSubject) -> None:
+    for path in ((b"d",), (b"d", b"e")):
+        engine.make("data", path, "directory", 0o755)
+    engine.make("data", (b"d", b"e", b"g"), "file", 0o644)
+    engine.make("data", (b"h",), "directory", 0o755)
+    engine.make("data", (b"h", b"i"), "file", 0o644)
+    engine.snapshot("data", "one")
+
+    def restore(*paths: str) -> api.Restored:
+        return engine.run(lambda: engine.service.restore(volume="data", snapshot="one", paths=paths))
+
+    engine.write("data", (b"f",), 0, b"new work")
+    engine.unlink("data", (b"d", b"e", b"g"))
+    engine.make("data", (b"d", b"e", b"g"), "directory", 0o755)
+    engine.unlink("data", (b"h", b"i"))
+    engine.rmdir("data", (b"h",))
+    engine.make("data", (b"h",), "file", 0o644)
+    before = engine.tree("data")
+    for way, error in (("d/e/g", Invalid), ("d", Invalid), ("/", Invalid), ("h/i", NotADirectory)):
+        with pytest.raises(error):
+            restore("f", way)
+        assert engine.tree("data") == before
+    assert restore("f", "h", "h/i").files == 2  # the second clears the way for the third
+    engine.rmdir("data", (b"d", b"e", b"g"))
+    assert restore("d/e/g").files == 1
+    assert engine.status("data") == []
 
 
 def test_removing_volumes(engine: EngineSubject) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, Unsupported
+from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, SnapfsError, Unsupported
 from snapfs.store import layout
+from snapfs.store.disk import Disk
 from snapfs.testing.engine import EngineSubject
 from snapfs.types import PAGE_BYTES
 from snapfs.volume.lake import Lake
@@ -156,3 +158,16 @@ class TestRefusals:
         (tmp_path / "other" / layout.INDEX / "data.mdb").rename(closed / layout.INDEX / "data.mdb")
         with pytest.raises(Corrupt, match="another store"):
             Lake.open(closed)
+
+
+def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    Disk().write_file("file", file, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(SnapfsError):
+            Disk().write_file("file", file, b"n" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_bytes() == b"old"

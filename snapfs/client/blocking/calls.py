@@ -58,13 +58,17 @@ class Calls:
         self._transport = transport
         self._timeout_seconds = timeout_seconds
         self._deadline = deadline
+        self._closed = False
 
     def close(self) -> None:
-        """Cancels what runs."""
+        """Cancels what runs; no call can be made any more."""
+        self._closed = True
         self._transport.close()
 
     def _left_seconds(self, limit_seconds: float | None) -> float | None:
-        """The time for a wait."""
+        """The time for a wait.  Raises Invalid when closed, Unavailable after the deadline."""
+        if self._closed:
+            raise errors.Invalid("the client is closed")
         if self._deadline is None:
             return limit_seconds
         left = self._deadline - time.monotonic()

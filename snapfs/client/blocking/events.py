@@ -41,7 +41,8 @@ class EventCalls(Calls):
             volume: only of this one; empty: of all that the caller may see.
             kinds: only these; empty: all.
             until_now: end after the last event that exists.
-            resume: go on where it was when the daemon comes back after it went away.
+            resume: go on where it was when the daemon comes back after it went away; one that was never there is
+                not waited for.
             resume_seconds_max: how long to wait for that; then Unavailable.
 
         Raises:
@@ -50,10 +51,11 @@ class EventCalls(Calls):
         seen = after
         lost_since: float | None = None
         pause = RESUME_PAUSE_SECONDS
+        answered = False
         while True:
             try:
                 for batch in self.watch_event_batches(after=seen, volume=volume, kinds=kinds, until_now=until_now):
-                    lost_since, pause = None, RESUME_PAUSE_SECONDS
+                    answered, lost_since, pause = True, None, RESUME_PAUSE_SECONDS
                     yield from batch.events
                     seen = batch.sequence
                 return
@@ -61,7 +63,7 @@ class EventCalls(Calls):
                 # Cancelled: by a daemon that ends; our own cancelling does not come here
                 now = time.monotonic()
                 lost_since = now if lost_since is None else lost_since
-                if not resume or now - lost_since + pause > resume_seconds_max:
+                if not resume or not answered or now - lost_since + pause > resume_seconds_max:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, RESUME_PAUSE_SECONDS_MAX)

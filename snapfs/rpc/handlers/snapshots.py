@@ -58,16 +58,17 @@ class SnapshotHandlers:
     async def list_ancestry(
         self, request: snapshot_pb2.ListAncestryRequest, call: Call
     ) -> snapshot_pb2.ListAncestryResponse:
-        """Across clones: what the caller may not see is left out, so a page may be short."""
-        seen = visible(call.caller)
-
+        """Across clones: what the caller may not see is left out."""
         async def page(items: int) -> snapshot_pb2.ListAncestryResponse:
             found = await self._service.list_ancestry(
-                volume=request.volume, snapshot=request.snapshot, page_size=items, page_token=request.page_token
+                volume=request.volume,
+                snapshot=request.snapshot,
+                page_size=items,
+                page_token=request.page_token,
+                visible=visible(call.caller),
             )
-            shown = [one for one in found.snapshots if seen is None or one.volume in seen]
             return snapshot_pb2.ListAncestryResponse(
-                snapshots=convert.snapshots_to(shown), next_page_token=found.next_page_token
+                snapshots=convert.snapshots_to(found.snapshots), next_page_token=found.next_page_token
             )
 
         return await fitting(page, request.page_size)

@@ -35,7 +35,8 @@ class VolumeHandlers:
         self, request: volume_pb2.ListVolumesRequest, call: Call
     ) -> volume_pb2.ListVolumesResponse:
         """Tokens are names: a page begins after one, whatever came and went."""
-        after = decode_token(_SCOPE, request.page_token).decode() if request.page_token else ""
+        # a token that somebody made up may hold anything
+        after = decode_token(_SCOPE, request.page_token).decode(errors="replace") if request.page_token else ""
         items = page_items(request.page_size)
         seen = visible(call.caller)
         volumes = sorted(await self._service.list_volumes(), key=lambda volume: volume.name)
