@@ -58,6 +58,7 @@ Exit codes:
   10  the disk failed
   70  a bug in snapfs
   130 interrupted
+  141 nobody reads the output any more
 """
 
 

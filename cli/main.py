@@ -194,8 +194,10 @@ def main() -> NoReturn:
     try:
         code = run(arguments)
     except KeyboardInterrupt:  # before there was anything to interrupt
+        from .exits import INTERRUPTED
+
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        code = 130
+        code = INTERRUPTED
     sys.exit(code)
 
 

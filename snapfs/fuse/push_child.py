@@ -19,6 +19,8 @@ import sys
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_ANSWERS: Final = 1
+"""Standard output, unbuffered: nothing is left to be written at the end."""
 _FILE_HANDLE_BYTES: Final = 12
 _FILEID_INO64_GEN: Final = 0x81
 
@@ -89,7 +91,10 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         pushed = push(sys.argv[1], request["device"], request["files"])
-        print(json.dumps({"moved": not pushed}), flush=True)
+        try:
+            os.write(_ANSWERS, json.dumps({"moved": not pushed}).encode() + b"\n")
+        except BrokenPipeError:  # the daemon was killed
+            return
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ class VolumeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Restore(self, request, context):
-        """Puts files or directories of a snapshot back into the head.  Fails: NOT_FOUND: then nothing was restored.
+        """Puts files or directories of a snapshot back into the head.  Fails: NOT_FOUND, INVALID_ARGUMENT (what is in the way):
+        then nothing was restored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -230,6 +230,37 @@ def test_the_installed_command(tmp_path: Path) -> None:
     assert subprocess.run(["sh", "-c", pipe], capture_output=True, check=False).stderr == b""
 
 
+@pytest.mark.parametrize("arguments", [["volume", "list"], ["fsck"], ["fsck", "--help"]])
+def test_a_reader_that_went_away_is_no_damage(arguments: list[str], tmp_path: Path) -> None:
+    Lake.create(tmp_path / "store")
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        told = subprocess.run(
+            [SNAP, "--store", tmp_path / "store", *arguments], stdout=write, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(write)
+    assert (told.returncode, told.stderr) == (exits.BROKEN_PIPE, b"")
+
+
+def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
+    Lake.create(tmp_path / "store")
+    closed = (
+        f"'{SNAP}' volume create v --store '{tmp_path}/store' <&- >&-; '{SNAP}' list --store '{tmp_path}/store' >&-"
+    )
+    done = subprocess.run(["sh", "-c", closed], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (exits.OK, b"")
+    quiet = f"'{SNAP}' volume list --store '{tmp_path}/store' <&- 2>&-"
+    assert b"v " in subprocess.run(["sh", "-c", quiet], capture_output=True, check=True).stdout
+
+
+def test_wrong_usage_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["list", "--bogus", "--json"], ["bogus", "--json"], ["list", "--newest", "0", "--json"]):
+        assert main.run(arguments) == exits.USAGE
+        assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == exits.USAGE
+
+
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_completion(shell_name: str, shell: Shell) -> None:
     script = shell.run("completion", shell_name)

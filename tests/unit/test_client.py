@@ -295,6 +295,21 @@ def test_watching_goes_on_where_it_was() -> None:
     assert begun == [None, 4, 4, 7]
 
 
+def test_watching_does_not_wait_for_who_was_never_there() -> None:
+    transport = Scripted(GONE, _events(1))
+    with pytest.raises(errors.Unavailable):
+        list(Client(transport).watch_events())
+    assert len(transport.calls) == 1
+
+
+def test_a_closed_client_says_so() -> None:
+    one = Client(Scripted(_events(1)))
+    one.close()
+    for call in (one.get_store, lambda: list(one.watch_events()), lambda: one.create_volume(name="v")):
+        with pytest.raises(errors.Invalid, match="closed"):
+            call()
+
+
 def test_watching_gives_up() -> None:
     with pytest.raises(errors.Unavailable):
         list(Client(Scripted(_events(1), GONE, _events(2))).watch_events(resume=False))
@@ -400,8 +415,10 @@ def test_tls(tmp_path: Path, serve: Callable[..., Daemon]) -> None:
     ):
         with client.connect(f"127.0.0.1:{port}", ca=ca) as one, pytest.raises(errors.Unavailable, match=told):
             one.get_store()
-    with client.connect(f"insecure:127.0.0.1:{ports[0]}") as one, pytest.raises(errors.Unavailable):
+    with client.connect(f"insecure:127.0.0.1:{ports[0]}") as one, pytest.raises(errors.Unavailable) as plain:
         one.get_store()
+    assert "closed the connection" in plain.value.message
+    assert "without `insecure:`" in plain.value.hint
 
 
 def test_nobody_there(tmp_path: Path) -> None:
