@@ -370,10 +370,6 @@ class Service:
         if not names:
             raise Invalid("name at least one path to restore")
         source = lake.snapshots.view(record)
-        for path in names:
-            ino = record.root
-            for name in path:
-                ino = lake.files.lookup(source, ino, name).ino
         await self._push(target)
         outdated: object = None
         try:

@@ -71,6 +71,8 @@ def parse(address: str | os.PathLike[str]) -> Target:
             return Target(shown=f"{_UNIX}{path}", socket=Path(path).absolute())
         if address.startswith(_INSECURE):
             return _insecure(address)
+        if "://" in address:
+            raise _invalid(address)
         if _HOST_PORT.fullmatch(address) or not address or ("/" not in address and not Path(address).is_dir()):
             return _host_port(address)
     store = Path(address).absolute()

@@ -14,6 +14,7 @@ the next one, and at last the process ends (``bound``).
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -78,6 +79,7 @@ def serve(store: Path, mountpoint: Path, options: Options, process: Process) -> 
     Raises:
         SnapfsError: it cannot be mounted, or the store failed; perhaps within an ExceptionGroup.
     """
+    _allow_files()
     settings = Settings(store)
     config = settings.config
     process.configure(config)
@@ -96,6 +98,12 @@ def serve(store: Path, mountpoint: Path, options: Options, process: Process) -> 
         trio.run(_Daemon(lake, settings, place, options, process, bound).run)
     log.info("the store is closed", store=lake.path)
     bound.met()
+
+
+def _allow_files() -> None:
+    """As many open files as we may have: the usual limit of 1,024 is kept low for programs that use select(2)."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Daemon:

@@ -29,6 +29,7 @@ HINT_BYTES_MAX: Final = 500
 """Together, percent-encoded and in base64: about 5 KiB."""
 
 _Code = grpc.StatusCode
+_SAME_VERSION: Final = "use the same version of snapfs on both sides"
 
 CODES: Final[dict[Kind, grpc.StatusCode]] = {
     Kind.NOT_FOUND: _Code.NOT_FOUND,
@@ -130,7 +131,7 @@ def _foreign(code: grpc.StatusCode, details: str, version: object) -> SnapfsErro
     if code is _Code.UNIMPLEMENTED:
         other = f"the daemon, of version {version}," if isinstance(version, str) else "the daemon"
         return errors.Unsupported(
-            f"{other} does not know this call: {details}", hint="use the same version of snapfs on both sides"
+            f"{other} does not know this call: {details}", hint=_SAME_VERSION
         )
     if code is _Code.RESOURCE_EXHAUSTED:
         if "larger than max" in details:
@@ -142,6 +143,8 @@ def _foreign(code: grpc.StatusCode, details: str, version: object) -> SnapfsErro
         return errors.NotPermitted(details or "the daemon refuses the call")
     if code is _Code.CANCELLED:
         return errors.Cancelled("the call was cancelled")
+    if code is _Code.INTERNAL and "deserializ" in details:
+        return errors.Unsupported("the daemon's answer makes no sense to this program", hint=_SAME_VERSION)
     return errors.IOFailure(f"the call failed: {code.name}: {details}", hint="see the daemon's log: snap daemon logs")
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, Unsupported
+from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, NotPermitted, Unsupported
 from snapfs.store.disk import Disk
 
 FORMAT_VERSION: Final = 2
@@ -49,6 +49,7 @@ def create(path: Path, disk: Disk, now_ns: int) -> Marker:
     Raises:
         AlreadyExists: the directory is a store.
         Invalid: it is not a directory, or holds something else, or its parent is missing.
+        NotPermitted: it belongs to another user.
     """
     try:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -58,7 +59,7 @@ def create(path: Path, disk: Disk, now_ns: int) -> Marker:
     except (FileExistsError, NotADirectoryError) as error:
         raise Invalid(f"{path}: not a directory") from error
     except PermissionError as error:
-        raise Invalid(f"{path}: permission denied") from error
+        raise NotPermitted(f"{path}: permission denied", hint="are you its owner?") from error
     if MARKER in entries:
         raise AlreadyExists(f"{path}: is a snapfs store already")
     if entries - {INDEX, SEGMENTS, LOCK, MARKER + ".new"}:
@@ -76,6 +77,7 @@ def read_marker(path: Path) -> Marker:
     """Raises:
     NotFound: no such directory.
     Invalid: it is not a store.
+    NotPermitted: it belongs to another user.
     Unsupported: a format this program does not know.
     Corrupt: the marker is unreadable.
     """
@@ -89,7 +91,7 @@ def read_marker(path: Path) -> Marker:
             f"{path}: not a snapfs store (no {MARKER} file)", hint="name the store's directory"
         ) from error
     except PermissionError as error:
-        raise Invalid(f"{path}: permission denied") from error
+        raise NotPermitted(f"{path}: permission denied", hint="are you its owner?") from error
     try:
         marker = msgspec.json.decode(data, type=Marker)
     except msgspec.MsgspecError as error:

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterator
 
@@ -50,7 +51,7 @@ class Names(Attributes):
         payload = self._tree.get(view, keys.dirent(parent, name, self._core.seed))
         if payload is None:
             self._directory(view, parent)
-            raise NotFound(f"{name!r} does not exist")
+            raise NotFound(f"{os.fsdecode(name)!a} does not exist")
         return records.decode_dirent(payload)
 
     def _directory(self, view: View, ino: Ino) -> Inode:
@@ -255,9 +256,9 @@ class Names(Attributes):
         payload = self._tree.get(view, keys.dirent(new_parent, new_name, self._core.seed))
         target = records.decode_dirent(payload) if payload else None
         if target is None and exchange:
-            raise NotFound(f"{new_name!r} does not exist")
+            raise NotFound(f"{os.fsdecode(new_name)!a} does not exist")
         if target is not None and noreplace:
-            raise AlreadyExists(f"{new_name!r} exists")
+            raise AlreadyExists(f"{os.fsdecode(new_name)!a} exists")
         if kind == stat.S_IFDIR:
             self._check_not_inside(view, ino, new_parent)
         if target is not None and exchange and target[1] == stat.S_IFDIR:

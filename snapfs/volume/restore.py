@@ -6,6 +6,7 @@ head has besides, below a restored directory, stays.  Missing directories above 
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import Final
 
@@ -41,11 +42,11 @@ def split_path(path: str) -> list[bytes]:
 
 
 def _not_a_directory(name: bytes) -> NotADirectory:
-    return NotADirectory(f"{name!r} is a file in the head: it would have to go first")
+    return NotADirectory(f"{os.fsdecode(name)!a} is a file in the head: it would have to go first")
 
 
 def _is_a_directory(name: bytes) -> Invalid:
-    return Invalid(f"{name!r} is a directory in the head", hint="move it away first")
+    return Invalid(f"{os.fsdecode(name)!a} is a directory in the head", hint="move it away first")
 
 
 class Restore:
@@ -85,7 +86,10 @@ class Restore:
         source = self._core.inode(self._source, self._root)
         target: Inode | None = self._core.inode(self._head, self._root)
         for place, name in enumerate(names):
-            source = self._files.lookup(self._source, source.ino, name)
+            try:
+                source = self._files.lookup(self._source, source.ino, name)
+            except (NotFound, NotADirectory):
+                raise NotFound(f"the snapshot has no {os.fsdecode(b'/'.join(names))!a}") from None
             target = self._find(target.ino, name) if target else None
             if place < len(names) - 1 and target and not stat.S_ISDIR(target.mode):
                 raise _not_a_directory(name)

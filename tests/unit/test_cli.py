@@ -386,7 +386,7 @@ def test_restore(shell: Shell) -> None:
     fill(shell.store, "data", {"dir/new": b"stays"})
     shell.run("restore", "@one", "dir")
     assert contents(shell.store, "data")["dir/new"] == b"stays"
-    assert "nope" in shell.fails("restore", "@one", "nope", code=3)
+    assert "the snapshot has no 'dir/nope'" in shell.fails("restore", "@one", "dir/nope", code=3)
     shell.fails("restore", "@one", "../x", code=2)
     shell.fails("restore", "@one", "/etc/passwd", code=2)
     shell.fails("restore", "@one", code=2)

@@ -69,6 +69,7 @@ def test_a_store_is_an_address(tmp_path: Path) -> None:
         "host:65536",
         ":80",
         "http:80:80",
+        "https://example.org:7432",
         "unix:",
         "unix:a\0b",
         "insecure:",

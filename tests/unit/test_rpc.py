@@ -254,6 +254,7 @@ def test_a_kind_of_a_newer_daemon() -> None:
         ("PERMISSION_DENIED", "no", errors.NotPermitted),
         ("CANCELLED", "", errors.Cancelled),
         ("INTERNAL", "x", errors.IOFailure),
+        ("INTERNAL", "Exception deserializing response!", errors.Unsupported),
         ("UNKNOWN", "x", errors.IOFailure),
     ],
 )

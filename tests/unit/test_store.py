@@ -8,11 +8,12 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, SnapfsError, Unsupported
+from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, NotPermitted, SnapfsError, Unsupported
 from snapfs.store import layout
 from snapfs.store.disk import Disk
 from snapfs.testing.engine import EngineSubject
@@ -171,3 +172,17 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_store_of_another_user() -> None:
+    with tempfile.TemporaryDirectory() as place:  # not below pytest's own, which nobody else may enter
+        store = Path(place) / "store"
+        Lake.create(store)
+        Path(place).chmod(0o711)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(NotPermitted):
+                layout.read_marker(store)
+        finally:
+            os.seteuid(0)
