@@ -207,17 +207,18 @@ class TestStop:
 
     def test_a_terminal_that_goes_ends_the_one_on_it(self, stores: Callable[..., MountedStore]) -> None:
         one = stores()
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.execve(SNAP, [SNAP, "mount", "--foreground", str(one.store), str(one.root)], environment())
-        one.pid = pid
+        terminal, end = pty.openpty()
+        command = ["setsid", "--ctty", SNAP, "mount", "--foreground", one.store, one.root]  # a session on it
+        process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=environment())
+        os.close(end)
+        one.pid = process.pid
         try:
             wait_until(lambda: mounts.at(one.root) is not None and daemon.look(one.store).running)
             one.volume.mkdir()
             wait_until(lambda: "is mounted" in one.log())
         finally:
             os.close(terminal)
-        reaped(one)
+        process.returncode = reaped(one)
         assert mounts.at(one.root) is None
         assert "signal=SIGHUP" in one.log()
 
