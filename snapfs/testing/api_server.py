@@ -101,8 +101,9 @@ class ApiServer:
 
     def stop(self) -> None:
         """Raises what the server ended with, if it was an error."""
-        if self._thread.is_alive():
-            self._token.run_sync_soon(self._nursery.cancel_scope.cancel)
+        if self.addresses:  # else it never served, and is ending by itself
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._nursery.cancel_scope.cancel)
         self._thread.join(SECONDS_MAX)
         assert not self._thread.is_alive()
         if self._failure is not None:
