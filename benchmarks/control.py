@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import math
 import multiprocessing
 import os
 import random
@@ -94,7 +95,7 @@ def process(calls: Callable[[str, str, int], Timings], where: str, number: int, 
 
 def all_clients(calls: Callable[[str, str, int], Timings], where: str, total: int) -> tuple[Timings, float]:
     """Every call of all clients, and the seconds from the first to the last."""
-    each = max(1, total // (PROCESSES * CLIENTS_EACH))
+    each = math.ceil(total / (PROCESSES * CLIENTS_EACH))
     merged = Timings()
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=spawn) as processes:
