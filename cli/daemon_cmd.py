@@ -112,7 +112,8 @@ def _facts(info: api.StoreInfo) -> dict[str, object]:
 
 def _served(store: Path, settings: dict[str, object]) -> list[str]:
     """Addresses, of those that are set, where somebody answers."""
-    from snapfs.client.addresses import CONTROL_DIRECTORY, SOCKET_NAME, listens
+    from snapfs.client.addresses import listens
+    from snapfs.types import CONTROL_DIRECTORY, SOCKET_NAME
 
     directories = [store / CONTROL_DIRECTORY]
     if settings["control.directory"]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from snapfs import client, errors, mounts
 from snapfs.client import addresses
 from snapfs.git.repository import Binding, Repository
+from snapfs.types import CONTROL_DIRECTORY, SOCKET_NAME
 
 from .addresses import Address, path_in_volume, without_snap_directory
 
@@ -273,7 +274,7 @@ def connected(
         raise errors.Invalid("neither a store nor an address")
     patience = time.monotonic() + BUSY_SECONDS_MAX
     while True:
-        if addresses.listens(store / addresses.CONTROL_DIRECTORY / addresses.SOCKET_NAME):
+        if addresses.listens(store / CONTROL_DIRECTORY / SOCKET_NAME):
             with client.connect(store, token=shown.token(), deadline=deadline) as calls:
                 yield calls
             return

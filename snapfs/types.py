@@ -49,3 +49,10 @@ INO_BITS: Final = 40
 
 VIEW_BITS: Final = 24
 """Bits of a volume or epoch number, for the same reason: 16 million snapshots in a store's life."""
+
+CONTROL_DIRECTORY: Final = "control"
+"""Inside a store: what concerns its daemon."""
+SOCKET_NAME: Final = "socket"
+"""In it: the daemon's socket, or a link to it."""
+OWNER_NAME: Final = "owner"
+"""In it: the secret of whoever can read the store, new at each start of the daemon."""

@@ -25,10 +25,7 @@ from snapfs.access.journal import AuditPage
 from snapfs.access.tokens import Tokens, hash_of, new_secret
 from snapfs.api import Caller, NewToken, Role, Token
 from snapfs.store.disk import Disk
-from snapfs.store.layout import CONTROL
-
-OWNER_FILE: Final = "owner"
-"""In ``STORE/control``; also read by clients on the machine."""
+from snapfs.types import CONTROL_DIRECTORY, OWNER_NAME
 
 OWNER: Final = Caller(name="owner", role=Role.ADMIN)
 SOCKET: Final = Caller(name="socket", role=Role.OPERATOR)
@@ -53,7 +50,7 @@ class Access:
 
     def __init__(self, store: Path, *, disk: Disk | None = None, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._disk = disk or Disk()
-        self._owner_path = store / CONTROL / OWNER_FILE
+        self._owner_path = store / CONTROL_DIRECTORY / OWNER_NAME
         self._owner_hash = ""
         self._tokens = Tokens(store, self._disk, now_ns)
         self.audit: Final = Audit(store, now_ns=now_ns)
@@ -114,7 +111,7 @@ class Access:
         except OSError as error:
             raise errors.IOFailure(f"{directory}: {error.strerror or error}") from error
         # a stray one of a crash keeps its mode when it is opened again
-        self._disk.unlink("owner.unlink", self._owner_path.with_name(OWNER_FILE + ".new"))
+        self._disk.unlink("owner.unlink", self._owner_path.with_name(OWNER_NAME + ".new"))
         self._disk.write_file("owner.write", self._owner_path, secret.encode() + b"\n")
         self._owner_hash = hash_of(secret)
         return secret

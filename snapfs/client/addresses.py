@@ -21,13 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from snapfs import errors
-
-CONTROL_DIRECTORY: Final = "control"
-"""Inside a store: what concerns its daemon."""
-SOCKET_NAME: Final = "socket"
-"""In it: the daemon's socket, or a link to it."""
-OWNER_NAME: Final = "owner"
-"""In it: the secret of whoever can read the store, new at each start of the daemon."""
+from snapfs.types import CONTROL_DIRECTORY, OWNER_NAME, SOCKET_NAME
 
 SECRET_BYTES_MAX: Final = 4096
 SOCKET_PATH_BYTES_MAX: Final = 107

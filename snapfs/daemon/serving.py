@@ -41,8 +41,8 @@ from snapfs.rpc import server
 from snapfs.rpc.dispatch import Dispatcher
 from snapfs.rpc.endpoints import TcpEndpoint, UnixEndpoint
 from snapfs.service import Service
-from snapfs.store import layout
 from snapfs.timings import Timings
+from snapfs.types import CONTROL_DIRECTORY
 from snapfs.volume.lake import Lake
 
 log = structlog.stdlib.get_logger(__name__)
@@ -226,7 +226,7 @@ class _Daemon:
 def _places(store: Path, config: Config) -> list[UnixEndpoint | TcpEndpoint]:
     """Where to listen: in the store always, and wherever the configuration says."""
     control, listen = config.control, config.listen
-    places: list[UnixEndpoint | TcpEndpoint] = [UnixEndpoint(directory=store / layout.CONTROL)]
+    places: list[UnixEndpoint | TcpEndpoint] = [UnixEndpoint(directory=store / CONTROL_DIRECTORY)]
     if control.directory:
         places.append(UnixEndpoint(directory=Path(control.directory), group=control.group))
     if listen.address:

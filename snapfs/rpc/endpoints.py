@@ -27,9 +27,9 @@ import msgspec
 from snapfs.config import is_loopback
 from snapfs.errors import Busy, Invalid, IOFailure, NotPermitted, Unavailable
 from snapfs.rpc.library import grpc
+from snapfs.types import OWNER_NAME, SOCKET_NAME
 
-SOCKET_NAME: Final = "socket"
-_OWN_FILES: Final = {SOCKET_NAME, "owner", "owner.new"}
+_OWN_FILES: Final = {SOCKET_NAME, OWNER_NAME, OWNER_NAME + ".new"}
 """What a directory of a daemon's socket may hold (``owner``: see snapfs.access)."""
 
 _PROBE_SECONDS_MAX: Final = 1.0

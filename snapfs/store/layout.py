@@ -23,7 +23,6 @@ MARKER: Final = "FORMAT"
 INDEX: Final = "index"
 SEGMENTS: Final = "segments"
 LOCK: Final = "lock"
-CONTROL: Final = "control"
 _MARKER_BYTES_MAX: Final = 4096
 
 

@@ -24,7 +24,7 @@ from snapfs.rpc.dispatch import Dispatcher
 from snapfs.rpc.endpoints import TcpEndpoint, UnixEndpoint
 from snapfs.rpc.library import grpc
 from snapfs.service import Service
-from snapfs.store import layout
+from snapfs.types import CONTROL_DIRECTORY
 from snapfs.volume.lake import Lake
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class ApiServer:
 
     def __init__(self, store: Path, places: Sequence[UnixEndpoint | TcpEndpoint] = ()) -> None:
         self.store = store
-        self.places = [UnixEndpoint(directory=store / layout.CONTROL), *places]
+        self.places = [UnixEndpoint(directory=store / CONTROL_DIRECTORY), *places]
         self.addresses: list[str] = []
         self.ended: list[tuple[str, str]] = []
         self.text = "snapfs_up 1\n"
