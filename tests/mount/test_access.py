@@ -93,6 +93,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             for name in ("digits", "other"):
                 owner.create_volume(name=name)
                 owner.create_snapshot(volume=name, name="one")
+            for _ in range(50):  # a log of some length, whichever tests this worker has
+                owner.tag_snapshot(volume="other", snapshot="one", tag="busy")
+                owner.delete_tag(volume="other", tag="busy")
             yield Served(server, place, make_tokens(owner, server.store))
     finally:
         server.stop()
