@@ -37,6 +37,10 @@ class Volume(Record, frozen=True, kw_only=True):
     created_ns: int
     parent: str = ""
     """``volume@snapshot`` that the head stands on; empty before the first snapshot."""
+    quota_bytes: int = 0
+    """Most that the head's files may hold; 0: no limit."""
+    used_bytes: int = 0
+    """What the head's files hold, with what waits to be stored."""
 
 
 class Snapshot(Record, frozen=True, kw_only=True):
@@ -54,6 +58,8 @@ class Snapshot(Record, frozen=True, kw_only=True):
     """False in the answer to a create that found the same commit with the same data."""
     tags: list[str] = []
     """Further names, sorted."""
+    seal: str = ""
+    """Digest of what it shows and of its history, in hexadecimal; empty until it is sealed, in the background."""
 
 
 class SnapshotFilter(Record, frozen=True, kw_only=True):
@@ -133,12 +139,69 @@ class Finding(Record, frozen=True, kw_only=True):
     message: str
 
 
+class Damage(Record, frozen=True, kw_only=True):
+    """A file some of whose bytes are lost."""
+
+    volume: str
+    path: str
+    """Inside the volume, no leading slash.  Bytes that are not UTF-8 are surrogate-escaped."""
+    head: bool
+    """The head shows it damaged."""
+    snapshots: list[str]
+    """Names of the volume's snapshots that show it damaged."""
+    good: list[str]
+    """Names of snapshots that still have it whole, newest first."""
+    blocks: list[int]
+
+
 class CheckReport(Record, frozen=True, kw_only=True):
     findings: list[Finding]
     inodes: int
     blocks: int
     snapshots: int
     data_read_bytes: int
+    damage: list[Damage] = []
+    """By volume and path."""
+
+
+class VerifyReport(Record, frozen=True, kw_only=True):
+    """Whether a snapshot shows what it was sealed with."""
+
+    snapshot: Snapshot
+    digest: str
+    """As it was sealed, in hexadecimal."""
+    findings: list[Finding]
+    """Empty: it is proven."""
+    files: int
+    data_read_bytes: int
+    chained: bool
+    """The snapshot before it is still there, with the digest that this one was chained to."""
+
+
+class ScrubState(enum.StrEnum):
+    NEVER = "never"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+class ScrubStatus(Record, frozen=True, kw_only=True):
+    """The scrub that runs, or the last one."""
+
+    state: ScrubState
+    start_ns: int = 0
+    end_ns: int = 0
+    """0 while it runs or waits."""
+    done: int = 0
+    """Blocks checked."""
+    total: int = 0
+    data_read_bytes: int = 0
+    found: int = 0
+    """Findings in all; ``findings`` has the first ones."""
+    findings: list[Finding] = []
+    next_ns: int = 0
+    """When the next one begins by itself; 0: never."""
 
 
 class StoreInfo(Record, frozen=True, kw_only=True):
@@ -179,6 +242,7 @@ class Carried(Record, frozen=True, kw_only=True):
 
 class EventKind(enum.StrEnum):
     VOLUME_CREATED = "volume_created"
+    VOLUME_UPDATED = "volume_updated"
     VOLUME_DELETED = "volume_deleted"
     SNAPSHOT_CREATED = "snapshot_created"
     SNAPSHOT_RENAMED = "snapshot_renamed"
@@ -200,7 +264,8 @@ class Event(Record, frozen=True, kw_only=True):
     snapshot: str = ""
     commit: str = ""
     message: str = ""
-    """The tag, a snapshot's old name, the snapshot a clone starts from; for a warning the text."""
+    """The tag, a snapshot's old name, the snapshot a clone starts from, what of a volume changed; for a warning the
+    text."""
 
 
 class Events(Record, frozen=True, kw_only=True):

@@ -119,7 +119,7 @@ def decode_epoch(payload: bytes) -> tuple[Epoch, VolumeId, int]:
     return Epoch(parent), VolumeId(volume), state
 
 
-_BLOCK = struct.Struct("<QQIIB32sQ")
+_BLOCK = struct.Struct("<QQIIBB32sQ")
 HASH_BYTES: Final = 32
 CODEC_RAW: Final = 0
 CODEC_ZSTD: Final = 1
@@ -133,15 +133,18 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     stored_bytes: int
     raw_bytes: int
     codec: int
+    kind: int
+    """Of format.segments: a file's bytes, or a seal's."""
     hash: bytes
     refs: int
-    """Extent records (of all epochs) that name the block; 0: waiting to be reclaimed."""
+    """Extent records (of all epochs) and seals that name the block; 0: waiting to be reclaimed."""
 
 
 def encode_block(block: Block) -> bytes:
     return _BLOCK.pack(
-        block.segment, block.offset, block.stored_bytes, block.raw_bytes, block.codec, block.hash, block.refs
-    )
+        block.segment, block.offset, block.stored_bytes, block.raw_bytes,
+        block.codec, block.kind, block.hash, block.refs,
+    )  # fmt: skip
 
 
 def decode_block(payload: bytes) -> Block:
@@ -169,6 +172,10 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True):
     root: Ino
     head: Epoch
     created_ns: int
+    quota_bytes: int = 0
+    """Most that the head's files may hold; 0: no limit."""
+    used_bytes: int = 0
+    """What the head's files hold: the sum of their ``allocated_bytes``."""
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +193,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     the snapshot lets go of them."""
     tags: list[str] = []
     """Further names, sorted; each has its entry in table ``tags``."""
+    used_bytes: int = 0
+    """What its files hold: the sum of their ``allocated_bytes``."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):

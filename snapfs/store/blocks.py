@@ -49,6 +49,7 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
     stored_bytes: int
     raw_bytes: int
     codec: int
+    kind: int
     hash: bytes
 
 
@@ -89,28 +90,25 @@ class Blocks:
         found = self._index.get("dedup", digest)
         return BlockId(keys.from_u64(found)) if found else BlockId(0)
 
-    def pack(self, chunks: Iterable[tuple[bytes, Bytes]]) -> list[Placed]:
+    def pack(self, chunks: Iterable[tuple[bytes, Bytes]], kind: int = fmt.DATA) -> list[Placed]:
         """Compress and append (hash, bytes) chunks.  Worker thread; one call at a time.
 
         Raises:
             NoSpace, IOFailure: the disk refused.
         """
-        heads: list[tuple[int, int, int, bytes]] = []
-        parts: list[list[bytes]] = []
+        packed: list[tuple[fmt.Head, bytes]] = []
         for name, data in chunks:
             stored, codec = bytes(data), records.CODEC_RAW
             raw_bytes = len(stored)
             if raw_bytes >= COMPRESS_BYTES_MIN:
-                packed = self._compressor.compress(stored)
-                if len(packed) < raw_bytes:
-                    stored, codec = packed, records.CODEC_ZSTD
-            heads.append((len(stored), raw_bytes, codec, name))
-            pad = fmt.record_bytes(len(stored)) - fmt.BLOCK_HEADER_BYTES - len(stored)
-            parts.append([fmt.encode_block_header(len(stored), raw_bytes, codec, name), stored, b"\0" * pad])
-        places = self.segments.append(parts)
+                smaller = self._compressor.compress(stored)
+                if len(smaller) < raw_bytes:
+                    stored, codec = smaller, records.CODEC_ZSTD
+            packed.append((fmt.Head(len(stored), raw_bytes, codec, kind, name), stored))
+        places = self.segments.append(packed)
         return [
-            Placed(segment, offset, stored_bytes, raw_bytes, codec, name)
-            for (segment, offset), (stored_bytes, raw_bytes, codec, name) in zip(places, heads, strict=True)
+            Placed(segment, offset, head.stored_bytes, head.raw_bytes, head.codec, head.kind, head.hash)
+            for (segment, offset), (head, _) in zip(places, packed, strict=True)
         ]
 
     @contextmanager
@@ -129,10 +127,12 @@ class Blocks:
         self._next += 1
         self._counters_dirty = True
         entry = Block(
-            placed.segment, placed.offset, placed.stored_bytes, placed.raw_bytes, placed.codec, placed.hash, 0
-        )
+            placed.segment, placed.offset, placed.stored_bytes, placed.raw_bytes,
+            placed.codec, placed.kind, placed.hash, 0,
+        )  # fmt: skip
         self._index.put("blocks", keys.u64(block), records.encode_block(entry))
-        self._index.put("dedup", placed.hash, keys.u64(block))
+        if placed.kind == fmt.DATA:  # a seal's bytes are never shared with a file's
+            self._index.put("dedup", placed.hash, keys.u64(block))
         self._account(entry, +1)
         return block
 
@@ -149,7 +149,8 @@ class Blocks:
         entry = msgspec.structs.replace(entry, refs=refs)
         self._index.put("blocks", keys.u64(block), records.encode_block(entry))
         if refs == 0:
-            self._index.delete("dedup", entry.hash)
+            if self.known(entry.hash) == block:
+                self._index.delete("dedup", entry.hash)
             self._index.put("freed", keys.u64(self._index.txn_number) + keys.u64(block), records.PRESENT)
 
     def _account(self, entry: Block, sign: int) -> None:

@@ -27,6 +27,8 @@ Tables (every value sealed by format.records; keys big-endian):
   events      sequence -> api.Event                                     what happened, the newest ones
   requests    BLAKE3 -> RequestRecord                                   what requests with a key have made
   requests_by_time  time || BLAKE3 -> nothing                           ... oldest first, to forget them
+  seals       epoch -> SealRecord                                       digests of snapshots, and their parts
+  unsealed    epoch -> nothing                                          snapshots to seal, or to seal anew
   meta        name -> number or text                                    counters, format, uuid
 """
 
@@ -48,7 +50,7 @@ from snapfs.types import PAGE_BYTES
 TABLES: Final = (
     "tree", "changes", "epochs", "volumes", "snapshots", "names", "commits",
     "tags", "created", "blocks", "dedup", "freed", "segments", "orphans", "reap",
-    "events", "requests", "requests_by_time", "meta",
+    "events", "requests", "requests_by_time", "seals", "unsealed", "meta",
 )  # fmt: skip
 
 MAP_BYTES: Final = 1 << 42

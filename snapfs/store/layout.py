@@ -18,7 +18,7 @@ import msgspec
 from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, NotPermitted, Unsupported
 from snapfs.store.disk import Disk
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 MARKER: Final = "FORMAT"
 INDEX: Final = "index"
 SEGMENTS: Final = "segments"

@@ -66,8 +66,8 @@ class Segments:
             self._files.move_to_end(segment)
         return file
 
-    def append(self, records: list[list[bytes]]) -> list[tuple[SegmentId, int]]:
-        """Append block records (each a list of its parts); returns (segment, offset) of each.
+    def append(self, records: list[tuple[fmt.Head, bytes]]) -> list[tuple[SegmentId, int]]:
+        """Append block records (head, stored bytes); returns (segment, offset) of each.
 
         Raises:
             NoSpace, IOFailure: nothing is lost; what was written is overwritten by the next append.
@@ -80,9 +80,12 @@ class Segments:
             parts: list[bytes] = []
             offset = self._end
             while index < len(records) and offset < SEGMENT_BYTES_MAX and len(parts) < _PARTS_MAX:
+                head, stored = records[index]
                 places.append((self._current, offset))
-                parts += records[index]
-                offset += sum(map(len, records[index]))
+                size = fmt.record_bytes(head.stored_bytes)
+                pad = b"\0" * (size - fmt.BLOCK_HEADER_BYTES - head.stored_bytes)
+                parts += [fmt.encode_block_header(head, self._uuid, self._current, offset), stored, pad]
+                offset += size
                 index += 1
             fd = self._disk.open("segment.open", self.file_path(self._current), os.O_WRONLY)
             try:

@@ -73,7 +73,7 @@ def test_small_records(
     state = records.DYING if dying else records.LIVE
     assert records.decode_epoch(records.encode_epoch(epoch, VolumeId(3), state)) == (epoch, 3, state)
     assert records.decode_segment(records.encode_segment(block, length)) == (block, length)
-    entry = Block(SegmentId(2), block, length, offset, records.CODEC_ZSTD, bytes(32), 9)
+    entry = Block(SegmentId(2), block, length, offset, records.CODEC_ZSTD, segments.SEAL_PART, bytes(32), 9)
     assert records.decode_block(records.encode_block(entry)) == entry
 
 
@@ -110,11 +110,16 @@ def test_segment_headers() -> None:
         segments.check_segment_header(header, bytes(16), SegmentId(5))
     with pytest.raises(Corrupt):
         segments.check_segment_header(header, b"x" * 16, SegmentId(4))
-    block = segments.encode_block_header(10, 20, records.CODEC_RAW, b"h" * 32)
-    assert segments.decode_block_header(block) == (10, 20, records.CODEC_RAW, b"h" * 32)
-    for place in range(len(block)):
-        damaged = bytearray(block)
-        damaged[place] ^= 1
+    head = segments.Head(10, 20, records.CODEC_RAW, segments.DATA, b"h" * 32)
+    place = bytes(16), SegmentId(4), 64
+    block = segments.encode_block_header(head, *place)
+    assert segments.decode_block_header(block, *place) == head
+    for elsewhere in ((b"x" * 16, SegmentId(4), 64), (bytes(16), SegmentId(5), 64), (bytes(16), SegmentId(4), 72)):
         with pytest.raises(Corrupt):
-            segments.decode_block_header(bytes(damaged))
+            segments.decode_block_header(block, *elsewhere)
+    for position in range(len(block)):
+        damaged = bytearray(block)
+        damaged[position] ^= 1
+        with pytest.raises(Corrupt):
+            segments.decode_block_header(bytes(damaged), *place)
     assert segments.record_bytes(1) % segments.ALIGN_BYTES == 0
