@@ -15,6 +15,7 @@ from snapfs import api
 
 from . import exits, output
 from .options import common, json_option, store_option
+from .scrub_cmd import summary
 
 _ANSWER_SECONDS_MAX: Final = 10.0
 """For a daemon to say how it is; one that is well answers at once."""
@@ -63,11 +64,11 @@ def status(store: str, as_json: bool) -> int:
             return exits.BY_KIND[errors.Kind.UNAVAILABLE]
     deadline = time.monotonic() + _ANSWER_SECONDS_MAX
     with connected(place.local, address=place.address, shown=shown, deadline=deadline) as calls:
-        info = calls.get_store()
+        info, scrub = calls.get_store(), calls.get_scrub()
         settings = {setting.name: json.loads(setting.value) for setting in calls.get_settings().settings}
     served = _served(place.local, settings) if place.local is not None else [place.address]
     if as_json:
-        output.document({"running": True, **_facts(info), "addresses": served})
+        output.document({"running": True, **_facts(info), "scrub": scrub, "addresses": served})
         return exits.OK
     for label, value in (
         ("daemon", f"running, pid {info.pid}"),
@@ -76,6 +77,7 @@ def status(store: str, as_json: bool) -> int:
         ("up for", duration(info.uptime_seconds)),
         ("version", info.version),
         ("unflushed", output.size(info.dirty_bytes)),
+        ("scrub", summary(scrub)),
         ("broken", output.one_line(info.failure)),
         *(("serves", output.quote(address)) for address in served),
     ):
@@ -254,13 +256,18 @@ def logs(records_max: int, follow: bool, level: str, store: str) -> int:
     path = place.store / logfile.NAME
     end = logfile.end(path)
     for record in logfile.last(path, records_max, level, until=end):
-        print(record, end="")
+        print(_shown(record), end="")
     if not follow:
         return exits.OK
     sys.stdout.flush()
     try:
         for line in logfile.follow(path, level, after=end):
-            print(line, end="", flush=True)
+            print(_shown(line), end="", flush=True)
     except KeyboardInterrupt:
         pass  # the usual end: nothing to say
     return exits.INTERRUPTED
+
+
+def _shown(record: str) -> str:
+    """A record as it may be sent to a terminal: libraries write to the log, too, and do not escape what they quote."""
+    return "\n".join(map(output.one_line, record.split("\n")))

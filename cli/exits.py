@@ -9,7 +9,7 @@ from snapfs.errors import Kind
 
 OK: Final = 0
 FOUND: Final = 1
-"""fsck, or audit --verify, found damage."""
+"""fsck, scrub, verify or audit --verify found damage."""
 USAGE: Final = 2
 INTERNAL: Final = 70
 """A bug of ours: EX_SOFTWARE of sysexits."""
@@ -41,18 +41,19 @@ BY_KIND: Final[dict[Kind, int]] = {
     Kind.UNSUPPORTED: 9,
     Kind.CANCELLED: INTERRUPTED,
     Kind.IO: 10,
+    Kind.QUOTA_EXCEEDED: 7,
 }
 
 HELP: Final = """\b
 Exit codes:
   0   done
-  1   damage found (fsck, audit --verify)
+  1   damage found (fsck, scrub, verify, audit --verify)
   2   wrong usage: bad name, option or combination
   3   not found: store, volume, snapshot, file, commit
   4   the state forbids it: unsaved changes, name taken, not empty
   5   busy or unavailable: store in use, no daemon answer, no /dev/fuse, no git
   6   corrupt store
-  7   no space, or a limit reached
+  7   no space, quota full, or a limit reached
   8   not permitted, no valid token, or read-only
   9   a format or protocol of another version
   10  the disk failed
@@ -70,4 +71,6 @@ def of_os_error(error: OSError) -> int:
         return BY_KIND[Kind.NOT_FOUND]
     if error.errno == errno.ENOSPC:
         return BY_KIND[Kind.NO_SPACE]
+    if error.errno == errno.EDQUOT:
+        return BY_KIND[Kind.QUOTA_EXCEEDED]
     return BY_KIND[Kind.IO]

@@ -1,4 +1,4 @@
-"""``snap git install|uninstall|status|sync``."""
+"""``snap git install|uninstall|status|sync|note``."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def command() -> None:
       snap git install --server --volume digits --address unix:/data/store/control/socket
       snap git status
       snap git sync
+      snap git note --all-missing
       snap git uninstall
     """
 
@@ -229,9 +230,58 @@ def sync(save: bool, discard: bool, store: str, as_json: bool) -> None:
         raise click.UsageError("--save and --discard exclude each other")
     repository = _repository()
     with _store_of(repository, store) as calls:
-        follower = Follower(repository, calls, repository.volume, lambda text: click.echo(text, err=True))
+        def say(text: str) -> None:
+            click.echo(output.one_line(text), err=True)
+
+        follower = Follower(repository, calls, repository.volume, say)
         done = follower.sync(unsaved=api.Save.DISCARD if discard else api.Save.SAVE)
     print_checkout(done, as_json=as_json)
+
+
+@command.command("note")
+@click.argument("snapshot", metavar="[VOLUME@SNAPSHOT]", default="")
+@click.option("--all-missing", is_flag=True, help="Of every commit here that has a snapshot and no note of it.")
+@common
+def note(snapshot: str, all_missing: bool, store: str, as_json: bool) -> None:
+    """Note the seals of snapshots with their commits (git notes --ref=snapfs).
+
+    `snap verify --note` proves from there, later and elsewhere, that a snapshot is what it was.  With
+    `git config snapfs.notes true` the hooks do it at every commit.  Notes are shared only if you push them:
+    git push ORIGIN refs/notes/snapfs.
+
+    \b
+    Examples:
+      snap git note digits@4f2a9c1
+      snap git note --all-missing
+      git log --notes=snapfs
+    """
+    from snapfs.git import notes
+
+    from .addresses import parse
+    from .session import opened
+
+    if bool(snapshot) == all_missing:
+        raise click.UsageError("name a snapshot, or give --all-missing")
+    repository = _repository()
+    if all_missing:
+        with _store_of(repository, store) as calls:
+            if not repository.volume:
+                raise errors.NotFound("no volume follows this repository", hint="name a snapshot")
+            noted = notes.note_missing(repository, calls.list_snapshots(volume=repository.volume))
+    else:
+        with opened(store) as (place, calls):
+            volume, name = place.snapshot(calls, parse(snapshot))
+            found = notes.awaited(calls, calls.get_snapshot(volume=volume, snapshot=name), notes.COMMAND_SECONDS)
+            if not found.seal:
+                raise errors.Unavailable(f"snapshot {name!r} is not sealed yet", hint="try again later")
+            noted = [found] if notes.note(repository, found) else []
+    if as_json:
+        output.document([{"volume": s.volume, "snapshot": s.name, "seal": s.seal} for s in noted])
+        return
+    for sealed in noted:
+        output.line(f"{output.address(sealed.volume, sealed.name)} {sealed.seal}")
+    if not noted:
+        output.line("nothing to note: it is there already")
 
 
 @contextmanager

@@ -39,6 +39,8 @@ VERBS: Final = {
     "git": "git_cmd",
     "info": "info_cmd",
     "fsck": "fsck_cmd",
+    "verify": "verify_cmd",
+    "scrub": "scrub_cmd",
     "daemon": "daemon_cmd",
     "config": "config_cmd",
     "token": "token_cmd",

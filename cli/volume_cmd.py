@@ -1,23 +1,32 @@
-"""``snap volume create|list|rm``."""
+"""``snap volume create|list|set|rm``."""
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
+
+from snapfs import errors
 
 from . import output
 from .options import common
+from .sizes import parse_size
 
 
 @click.group("volume")
 def command() -> None:
-    """Make, list and remove volumes.
+    """Make, list, limit and remove volumes.
 
     \b
     Examples:
       snap volume create digits
       snap volume list
+      snap volume set digits --quota 10G
       snap volume rm digits
     """
+
+
+NO_QUOTA: Final = "none"
 
 
 @command.command("create")
@@ -46,7 +55,8 @@ def create(name: str, store: str, as_json: bool) -> None:
 def list_volumes(store: str, as_json: bool) -> None:
     """List the volumes.
 
-    How many snapshots each has, and on which its head stands.
+    How many snapshots each has, what the files in its head hold, how much they may, and on which snapshot the head
+    stands.
 
     \b
     Examples:
@@ -64,12 +74,50 @@ def list_volumes(store: str, as_json: bool) -> None:
         (
             output.quote(volume.name),
             str(volume.snapshots),
+            output.size(volume.used_bytes),
+            output.size(volume.quota_bytes) if volume.quota_bytes else NO_QUOTA,
             output.when(volume.created_ns),
             output.short_address(volume.parent),
         )
         for volume in volumes
     ]
-    output.table(("VOLUME", "SNAPSHOTS", "CREATED", "HEAD STANDS ON"), rows, right=frozenset({1}))
+    columns = ("VOLUME", "SNAPSHOTS", "USED", "QUOTA", "CREATED", "HEAD STANDS ON")
+    output.table(columns, rows, right=frozenset({1, 2, 3}))
+
+
+@command.command("set")
+@click.argument("name")
+@click.option(
+    "--quota",
+    required=True,
+    metavar="SIZE",
+    help="Most that the files in the head may hold: 512M, 10G, 2T (powers of 1024), bytes, or none.",
+)
+@common
+def set_volume(name: str, quota: str, store: str, as_json: bool) -> None:
+    """Limit what the files of a volume may hold.
+
+    Counted are the bytes that programs see in its head, without holes, whatever is shared or compressed; snapshots are
+    not.  A quota that is less than what is held stops the files from growing.  A checkout is not held back by it, a
+    restore is.
+
+    \b
+    Examples:
+      snap volume set digits --quota 10G
+      snap volume set digits --quota none
+    """
+    from .session import opened
+
+    quota_bytes = 0 if quota.lower() == NO_QUOTA else parse_size(quota)
+    if not quota_bytes and quota.lower() != NO_QUOTA:
+        raise errors.Invalid("a quota of 0 would leave no room at all", hint="to have no limit: --quota none")
+    with opened(store) as (_, calls):
+        changed = calls.update_volume(name=name, quota_bytes=quota_bytes)
+    if as_json:
+        output.document(changed)
+        return
+    told = f"may hold {output.size(quota_bytes)}" if quota_bytes else "has no quota"
+    output.line(f"the volume {output.quote(changed.name)} {told}, and holds {output.size(changed.used_bytes)}")
 
 
 @command.command("rm")

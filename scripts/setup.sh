@@ -8,7 +8,8 @@ venv=$1
 lock=$2
 python=${PYTHON:-python3}
 # pyfuse3 is compiled at install time; Debian's python3 makes no virtual environment without python3-venv.
-packages='fuse3 libfuse3-dev pkg-config gcc libc6-dev python3 python3-dev python3-venv git ca-certificates'
+# fio and stress-ng are suites that the tests run on a mount.
+packages='fuse3 libfuse3-dev pkg-config gcc libc6-dev python3 python3-dev python3-venv git ca-certificates fio stress-ng'
 
 fail() {
     echo "setup: $*" >&2
@@ -21,7 +22,15 @@ missing_packages() {
     done
 }
 
+# Debian keeps the tests of its Python, which are run on a mount too, in a package of their own.
+python_tests() {
+    [ "$(command -v "$python")" = /usr/bin/python3 ] || return 0
+    tests=$("$python" -c 'import sys; print("libpython%d.%d-testsuite" % sys.version_info[:2])')
+    apt-cache show "$tests" >/dev/null 2>&1 && echo "$tests" || true
+}
+
 install_packages() {
+    packages="$packages $(python_tests)"
     missing=$(missing_packages)
     if [ "$(id -u)" = 0 ]; then
         as_root=

@@ -193,6 +193,8 @@ class ScrubStatus(Record, frozen=True, kw_only=True):
     start_ns: int = 0
     end_ns: int = 0
     """0 while it runs or waits."""
+    index_done: int = 0
+    """Values of the index checked: they come first."""
     done: int = 0
     """Blocks checked."""
     total: int = 0
@@ -214,6 +216,8 @@ class StoreInfo(Record, frozen=True, kw_only=True):
     """Bytes of live blocks in the segments, after deduplication and compression."""
     logical_bytes: int
     """The same blocks before compression."""
+    seal_bytes: int
+    """Of the seals of snapshots in the segments."""
     index_bytes: int
     disk_bytes: int
     """What the store's files occupy on the host file system."""
@@ -242,7 +246,6 @@ class Carried(Record, frozen=True, kw_only=True):
 
 class EventKind(enum.StrEnum):
     VOLUME_CREATED = "volume_created"
-    VOLUME_UPDATED = "volume_updated"
     VOLUME_DELETED = "volume_deleted"
     SNAPSHOT_CREATED = "snapshot_created"
     SNAPSHOT_RENAMED = "snapshot_renamed"
@@ -252,6 +255,8 @@ class EventKind(enum.StrEnum):
     CHECKOUT = "checkout"
     RESTORE = "restore"
     WARNING = "warning"
+    DAMAGE_FOUND = "damage_found"
+    VOLUME_UPDATED = "volume_updated"
 
 
 class Event(Record, frozen=True, kw_only=True):
@@ -307,6 +312,8 @@ class Operation(Record, frozen=True, kw_only=True):
     error: OperationError | None = None
     check: CheckReport | None = None
     """Result of a ``check``."""
+    verify: VerifyReport | None = None
+    """Result of a ``verify``."""
 
 
 class Role(enum.StrEnum):

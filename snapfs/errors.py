@@ -37,6 +37,7 @@ class Kind(enum.StrEnum):
     CANCELLED = "cancelled"
     CORRUPT = "corrupt"
     IO = "io"
+    QUOTA_EXCEEDED = "quota_exceeded"
 
 
 class SnapfsError(Exception):
@@ -119,6 +120,12 @@ class NoSpace(SnapfsError):
     kind = Kind.NO_SPACE
 
 
+class QuotaExceeded(SnapfsError):
+    """A volume's files would hold more than its quota allows."""
+
+    kind = Kind.QUOTA_EXCEEDED
+
+
 class NoAttribute(SnapfsError):
     kind = Kind.NO_ATTRIBUTE
 
@@ -160,9 +167,12 @@ class Cancelled(SnapfsError):
 
 
 class Corrupt(SnapfsError):
-    """Bytes on disk are not what was written."""
+    """Bytes on disk are not what was written.  ``snap fsck`` tells what else is damaged, and what can be done."""
 
     kind = Kind.CORRUPT
+
+    def __init__(self, message: str, *, hint: str = "run: snap fsck") -> None:
+        super().__init__(message, hint=hint)
 
 
 class IOFailure(SnapfsError):

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 import snapfs
+from snapfs.api import ScrubState
 from snapfs.timings import BOUNDS_SECONDS, Timing, Timings
 from snapfs.volume.lake import Lake
 
@@ -110,6 +111,9 @@ class _Store(Collector):
         yield CounterMetricFamily(
             "snapfs_cache_misses", "Blocks not found in the block cache", value=blocks.cache_misses
         )
+        yield CounterMetricFamily(
+            "snapfs_damage_found", "Things that scrubs found wrong", value=self._lake.scrub.damage_found
+        )
         commits = HistogramMetricFamily("snapfs_commit_duration_seconds", "Commits, from asked for to durable")
         commits.add_metric([], buckets=_buckets(self._lake.commit_timing), sum_value=self._lake.commit_timing.seconds)
         yield commits
@@ -124,9 +128,16 @@ class _Store(Collector):
         yield "snapshots", "Snapshots of all volumes", sum(lake.snapshots.count(volume) for volume in volumes)
         yield "open_files", "Files that programs have open", self._open_files()
         yield "dirty_bytes", "Accepted from programs, not yet flushed", core.dirty_bytes
-        yield "stored_bytes", "Live blocks in the segments, compressed", core.blocks.stored_bytes
-        yield "logical_bytes", "Live blocks before compression", core.blocks.raw_bytes
+        yield "stored_bytes", "Live blocks in the segments, compressed", core.blocks.space.stored_bytes
+        yield "logical_bytes", "Live blocks before compression", core.blocks.space.raw_bytes
+        yield "seal_bytes", "Seals of snapshots in the segments", core.blocks.space.seal_bytes
         yield "index_bytes", "The index", lake.index.used_bytes()
         yield "disk_bytes", "The store's files", core.blocks.segments.disk_bytes() + lake.index.used_bytes()
         yield "free_bytes", "Free on the store's disk", free_bytes
         yield "size_bytes", "Size of the store's disk", size_bytes
+        scrub = lake.scrub.status()
+        yield "scrub_running", "1 while the store is scrubbed", float(scrub.state is ScrubState.RUNNING)
+        yield "scrub_blocks", "Blocks that the scrub, or the last one, has to read", scrub.total
+        yield "scrub_blocks_done", "Blocks of those that it has read", scrub.done
+        yield "scrub_findings", "What the scrub, or the last one, found wrong", scrub.found
+        yield "scrub_end_timestamp_seconds", "When the last scrub ended; 0 while one runs", scrub.end_ns / 1e9

@@ -33,7 +33,8 @@ _ID_BYTES: Final = 8
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Progress], Awaitable[api.CheckReport]]
+Report = api.CheckReport | api.VerifyReport
+Work = Callable[[Progress], Awaitable[Report]]
 
 
 class _Operation:
@@ -54,12 +55,16 @@ class _Operation:
             self._become(msgspec.structs.replace(self.now, done=done, total=total))
 
     def end(
-        self, state: api.OperationState, *, check: api.CheckReport | None = None, error: SnapfsError | None = None
+        self, state: api.OperationState, *, report: Report | None = None, error: SnapfsError | None = None
     ) -> None:
         failure = api.OperationError(kind=error.kind, message=error.message, hint=error.hint) if error else None
         self.ended.set()
+        check = report if isinstance(report, api.CheckReport) else None
+        verify = report if isinstance(report, api.VerifyReport) else None
         self._become(
-            msgspec.structs.replace(self.now, state=state, check=check, error=failure, end_ns=time.time_ns())
+            msgspec.structs.replace(
+                self.now, state=state, check=check, verify=verify, error=failure, end_ns=time.time_ns()
+            )
         )
 
     def _become(self, now: api.Operation) -> None:
@@ -113,7 +118,7 @@ class Operations:
         return operation.now
 
     async def _perform(self, operation: _Operation, work: Work) -> None:
-        report: api.CheckReport | None = None
+        report: Report | None = None
         failure: SnapfsError | None = None
         try:
             with operation.scope:
@@ -125,7 +130,7 @@ class Operations:
             failure = IOFailure(f"internal error: {type(error).__name__}: {error}", hint="see the daemon's log")
         finally:  # also when the process is ending: then it was cancelled
             state = api.OperationState.FAILED if failure else api.OperationState.CANCELLED
-            operation.end(api.OperationState.SUCCEEDED if report else state, check=report, error=failure)
+            operation.end(api.OperationState.SUCCEEDED if report else state, report=report, error=failure)
             self._keep(operation)
 
     def _keep(self, operation: _Operation) -> None:

@@ -13,16 +13,15 @@ then: while its commit is waited for it may be removed by others.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 import trio
 
-from snapfs import __version__, api
+from snapfs import api
 from snapfs.errors import Conflict, Invalid
 from snapfs.format.records import SnapshotRecord
-from snapfs.store import layout
+from snapfs.maintenance import Maintenance
 from snapfs.types import Ino
 from snapfs.volume import past
 from snapfs.volume.compare import compare
@@ -32,44 +31,17 @@ from snapfs.volume.lake import Lake
 from snapfs.volume.listing import Listing
 from snapfs.volume.mounted import Mounted
 from snapfs.volume.once import Once
-from snapfs.volume.past import Progress
 from snapfs.volume.restore import Restore, split_path
 from snapfs.volume.volumes import Volume
 
 
-class Service:
+class Service(Maintenance):
     """All verbs."""
 
     def __init__(self, lake: Lake, mounted: Mounted | None = None) -> None:
-        self._lake = lake
-        self._mounted = mounted
-        self._describe = Describe(lake.core.epochs, lake.volumes, lake.snapshots)
+        super().__init__(lake, mounted)
+        self._describe = Describe(lake.core, lake.volumes, lake.snapshots)
         self._listing = Listing(lake.volumes, lake.snapshots, self._describe)
-        self._start_seconds = time.monotonic()
-
-    async def get_store(self) -> api.StoreInfo:
-        lake = self._lake
-        holder = layout.read_holder(lake.path) if self._mounted is not None else None
-        index_bytes = lake.index.used_bytes()
-        failure = lake.index.failure
-        return api.StoreInfo(
-            path=str(lake.path),
-            uuid=lake.uuid,
-            format=layout.FORMAT_VERSION,
-            volumes=len(lake.volumes.names()),
-            snapshots=lake.index.count("snapshots"),
-            stored_bytes=lake.core.blocks.stored_bytes,
-            logical_bytes=lake.core.blocks.raw_bytes,
-            index_bytes=index_bytes,
-            disk_bytes=lake.core.blocks.segments.disk_bytes() + index_bytes,
-            free_bytes=lake.core.disk.free_bytes(lake.path)[0],
-            mountpoint=holder.mountpoint if holder else "",
-            pid=holder.pid if holder else 0,
-            version=__version__,
-            uptime_seconds=int(time.monotonic() - self._start_seconds) if holder else 0,
-            dirty_bytes=lake.core.dirty_bytes,
-            failure=failure.message if failure else "",
-        )
 
     def watch_events(
         self,
@@ -117,6 +89,24 @@ class Service:
     async def list_volumes(self) -> list[api.Volume]:
         """By name."""
         return [self._describe.volume(volume) for volume in self._lake.volumes.all()]
+
+    async def update_volume(self, *, name: str, quota_bytes: int | None = None) -> api.Volume:
+        """Change what is given.
+
+        Args:
+            quota_bytes: most that the head's files may hold; 0: no limit.  Less than they hold now: they can only
+                shrink.
+
+        Raises:
+            NotFound; Invalid: nothing is given, or a negative number.
+        """
+        volume = self._lake.volumes.get(name)
+        if quota_bytes is None:
+            raise Invalid("nothing to change was given", hint="snap volume set VOLUME --quota SIZE")
+        self._lake.volumes.set_quota(volume, quota_bytes)
+        answer = self._describe.volume(volume)
+        await self._lake.commit()
+        return answer
 
     async def delete_volume(self, *, name: str, force: bool = False) -> None:
         """Remove a volume; with ``force`` also its snapshots and what its head holds.
@@ -361,7 +351,8 @@ class Service:
 
         Raises:
             NotFound: the snapshot has nothing at a path.
-            Invalid, NotADirectory: something of another type is in the way.  After each of these nothing was restored.
+            Invalid, NotADirectory: something of another type is in the way.
+            QuotaExceeded: the head would hold more than it may.  After each of these nothing was restored.
             NoSpace: some of it may be restored already.
         """
         lake = self._lake
@@ -412,23 +403,7 @@ class Service:
         await lake.commit()
         return answer
 
-    # -- checking
-
-    async def check_store(self, *, progress: Progress | None = None) -> api.CheckReport:
-        """Check every invariant and every byte of the store as of now; changes nothing."""
-        await self._push()
-        await self._lake.sync()
-        return await past.check(self._lake, progress)
-
     # -- shared
-
-    async def _push(self, volume: Volume | None = None) -> None:
-        """Fetch what the kernel has.  Flushed before, so that little is left to flush when the volume is held
-        still: what a program writes from here to there is in no snapshot, and a checkout takes it away."""
-        if self._mounted:
-            if volume is not None:
-                await self._lake.writeback.flush(view=volume.head)
-            await self._mounted.push()
 
     def _find(self, volume: str, snapshot: str) -> tuple[Volume, SnapshotRecord]:
         target = self._lake.volumes.get(volume)

@@ -51,6 +51,11 @@ class Timings:
             timing = self.by_name[name] = Timing()
         timing.add(seconds)
 
+    def sums(self) -> tuple[int, float]:
+        """(how often anything happened, seconds that it took in all)."""
+        timings = list(self.by_name.values())
+        return sum(sum(timing.counts) for timing in timings), sum(timing.seconds for timing in timings)
+
     def observe(self, name: str, outcome: str, seconds: float) -> None:
         """``add``, and count the outcome."""
         with self._lock:

@@ -35,8 +35,9 @@ LINKS_MAX: Final = 65_000
 XATTR_BYTES_MAX: Final = 65_536
 """Largest value of one extended attribute: the kernel's XATTR_SIZE_MAX."""
 
-FILE_BYTES_MAX: Final = 1 << 60
-"""Largest file (1 EiB): leaves room for sums of offset and length in a signed 64-bit integer."""
+FILE_BYTES_MAX: Final = (1 << 63) - 1
+"""Largest file (8 EiB less one byte): the kernel's own limit, so that it refuses what is beyond at once; with a smaller
+one it would take such a write into its cache, and the error would come late."""
 
 PAGE_BYTES: Final = 4096
 """The kernel's page: the unit in which FUSE writes reach us and in which space is counted."""

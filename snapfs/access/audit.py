@@ -37,7 +37,7 @@ from snapfs import errors
 from snapfs.access import journal
 from snapfs.access.journal import Head
 from snapfs.api import AuditEntry
-from snapfs.store.disk import from_os
+from snapfs.store.disk import from_os, open_file
 
 FILE_BYTES_MAX: Final = 64 << 20
 SYNC_SECONDS: Final = 1.0
@@ -197,7 +197,7 @@ class Audit:
             self._set_aside(end.first_sequence)
             end = journal.End()
         head = end.head or journal.last_head(self._directory)
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             if not end.size:
                 _sync_directory(self._directory)

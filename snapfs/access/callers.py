@@ -112,7 +112,7 @@ class Access:
             raise errors.IOFailure(f"{directory}: {error.strerror or error}") from error
         # a stray one of a crash keeps its mode when it is opened again
         self._disk.unlink("owner.unlink", self._owner_path.with_name(OWNER_NAME + ".new"))
-        self._disk.write_file("owner.write", self._owner_path, secret.encode() + b"\n")
+        self._disk.write_file("owner", self._owner_path, secret.encode() + b"\n")
         self._owner_hash = hash_of(secret)
         return secret
 

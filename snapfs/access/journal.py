@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from snapfs.api import AuditEntry
 from snapfs.errors import Invalid, IOFailure, NotPermitted
+from snapfs.store.disk import open_to_read
 
 DIRECTORY: Final = "audit"
 CURRENT: Final = "audit.jsonl"
@@ -157,7 +158,7 @@ class _File(NamedTuple):
 
     def open(self) -> BinaryIO:
         try:
-            opened = self.path.open("rb")
+            opened = open_to_read(self.path)
         except FileNotFoundError:
             raise _Rotated from None
         if os.fstat(opened.fileno()).st_ino != self.inode:
@@ -195,7 +196,7 @@ def end_of(path: Path) -> End:
         OSError: as the disk.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             inode = os.fstat(file.fileno()).st_ino
             length = file.seek(0, os.SEEK_END)
             start, tail = length, b""

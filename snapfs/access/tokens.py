@@ -30,7 +30,7 @@ from blake3 import blake3
 
 from snapfs import errors
 from snapfs.api import NewToken, Role, Token
-from snapfs.store.disk import Disk
+from snapfs.store.disk import Disk, read_start
 from snapfs.types import NAME_BYTES_MAX
 from snapfs.volume.volumes import check_label
 
@@ -51,6 +51,8 @@ RESERVED: Final = frozenset({"owner", "socket", "local"})
 """Names of callers that are no tokens."""
 
 _FORMAT_VERSION: Final = 1
+_FILE_BYTES_MAX: Final = 512 * 1024 * 1024
+"""More than the most tokens with the most volumes take."""
 _ID_CHARACTERS: Final = 16
 """Of the hash, by which a record is found before all of it is compared."""
 
@@ -252,7 +254,9 @@ class Tokens:
             stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
             if stamp == self._stamp:
                 return
-            data = self._path.read_bytes()
+            if found.st_size > _FILE_BYTES_MAX:
+                raise errors.Corrupt(f"{self._path}: {found.st_size} bytes are too many", hint="put a good copy back")
+            data = read_start(self._path, _FILE_BYTES_MAX)
         except FileNotFoundError:
             self._take([], None)
             return
@@ -260,7 +264,7 @@ class Tokens:
             raise errors.IOFailure(f"{self._path}: {error.strerror or error}") from error
         try:
             content = msgspec.json.decode(data, type=_Content)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._take([], None)
             raise errors.Corrupt(
                 f"{self._path}: damaged ({error})", hint="put a good copy back, or remove it and make all tokens anew"
@@ -286,7 +290,7 @@ class Tokens:
         content = _Content(version=_FORMAT_VERSION, tokens=records)
         # a stray one of a crash keeps its mode when it is opened again
         self._disk.unlink("tokens.unlink", self._path.with_name(FILE + ".new"))
-        self._disk.write_file("tokens.write", self._path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        self._disk.write_file("tokens", self._path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         self._disk.sync_directory("tokens.sync", directory.parent)
         self._refresh()
 

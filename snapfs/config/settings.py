@@ -153,4 +153,4 @@ class Settings:
         return data
 
     def _write(self, data: bytes) -> None:
-        self._disk.write_file("config.write", self.path.resolve(), data)
+        self._disk.write_file("config", self.path.resolve(), data)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from snapfs.volume.limits import DEFAULT, Limits
+from snapfs.volume.limits import DEFAULT, DEFAULT_PACE, Limits, Pace
 
 MIB: Final = 1024 * 1024
 _PORT_MAX: Final = 65535
@@ -80,6 +80,15 @@ class Store(Table, frozen=True, kw_only=True):
     cache_bytes_max: Annotated[int, _fixed("Memory for blocks that were read.", ge=MIB)] = DEFAULT.cache_bytes_max
 
 
+class Scrub(Table, frozen=True, kw_only=True):
+    bytes_per_second: Annotated[int, _live("Most that a scrub reads.", ge=64 * 1024)] = (
+        DEFAULT_PACE.scrub_bytes_per_second
+    )
+    every_days: Annotated[
+        float, _live("The store is scrubbed so long after the last time; 0: only when asked for.", ge=0, le=3650)
+    ] = DEFAULT_PACE.scrub_every_days
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings."""
 
@@ -90,9 +99,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     daemon: Daemon = Daemon()
     mount: Mount = Mount()
     store: Store = Store()
+    scrub: Scrub = Scrub()
 
     def limits(self) -> Limits:
         return Limits(**msgspec.structs.asdict(self.store))
+
+    def pace(self) -> Pace:
+        return Pace(scrub_bytes_per_second=self.scrub.bytes_per_second, scrub_every_days=self.scrub.every_days)
 
 
 class Definition(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple
 
 from snapfs.errors import IOFailure, NotFound, NotPermitted
+from snapfs.store.disk import open_to_read
 
 NAME: Final = "daemon.log"
 """In the store."""
@@ -109,7 +110,7 @@ def _lines(path: Path, until: Position) -> Iterator[str]:
     """All lines up to there."""
     for each in (set_aside(path), path):
         try:
-            file = each.open("rb")
+            file = open_to_read(each)
         except FileNotFoundError:
             continue
         with file:
@@ -153,7 +154,7 @@ def _open(path: Path, after: Position | None) -> IO[bytes] | None:
     for each in (path, set_aside(path)) if after else (path,):
         try:
             with _reading(path):
-                file = each.open("rb")
+                file = open_to_read(each)
         except NotFound:
             continue
         if after is None:

@@ -23,6 +23,7 @@ from structlog.typing import EventDict, WrappedLogger
 from snapfs.config.tables import Log
 from snapfs.daemon import logfile
 from snapfs.errors import SnapfsError
+from snapfs.store.disk import open_file
 
 _PLAIN: Final = re.compile(r'[^\s"=]+')
 
@@ -55,7 +56,7 @@ class Output(logging.Handler):
 
     def _open(self) -> None:
         assert self._path is not None
-        opened = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        opened = open_file(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         if self._file >= 0:
             os.close(self._file)
         self._file = opened

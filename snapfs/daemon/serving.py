@@ -124,6 +124,11 @@ class _Daemon:
         )
 
     async def run(self) -> None:
+        scrub = self._lake.scrub
+        scrub.follow(self._settings.config.pace())
+        scrub.serve(self._session.timings.sums)
+        self._lake.fetch = self._session.kernel.fetch
+        self._lake.index.after_failure.append(self._tell_failure)
         with received(_SIGNALS, self._signalled) as signals:
             async with self._lake.running():
                 self._session.mount()
@@ -186,10 +191,16 @@ class _Daemon:
 
     # -- while it runs
 
+    def _tell_failure(self) -> None:
+        failure = self._lake.index.failure
+        if failure is not None:
+            log.error("the store is read-only from now on", reason=failure.message, hint=failure.hint)
+
     def _apply(self, config: Config, exporter: Exporter) -> None:
         """Put changed settings into force.  Raises Unavailable: an address cannot be had."""
         exporter.serve(config.metrics.address)
         self._process.configure(config)
+        self._lake.scrub.follow(config.pace())
 
     def _ends(self, number: signal.Signals) -> bool:
         return number != signal.SIGHUP or self._process.hangup_ends

@@ -15,6 +15,7 @@ from typing import Final
 
 import xxhash
 
+from snapfs.errors import Corrupt
 from snapfs.types import Epoch, Ino
 
 DIRENT: Final = 1
@@ -43,8 +44,15 @@ def u64(number: int) -> bytes:
     return _U64.pack(number)
 
 
+def _damaged(key: bytes) -> Corrupt:
+    return Corrupt(f"a key of the index is damaged: {key[:64].hex()}", hint="run: snap fsck")
+
+
 def from_u64(key: bytes, offset: int = 0) -> int:
-    return int(_U64.unpack_from(key, offset)[0])
+    try:
+        return int(_U64.unpack_from(key, offset)[0])
+    except struct.error:
+        raise _damaged(key) from None
 
 
 def name_cookie(name: bytes, seed: int) -> int:
@@ -93,13 +101,19 @@ def extents(ino: Ino, fork: int) -> bytes:
 
 def split(subject: bytes) -> tuple[Ino, int]:
     """(inode, kind) of a subject."""
-    ino, kind = _HEAD.unpack_from(subject)
+    try:
+        ino, kind = _HEAD.unpack_from(subject)
+    except struct.error:
+        raise _damaged(subject) from None
     return Ino(ino), kind
 
 
 def split_hashed(subject: bytes) -> tuple[int, bytes]:
     """(cookie, name) of a directory entry, (parent inode, name) of a parent link."""
-    return _HASHED.unpack_from(subject)[2], subject[_HASHED.size : -1]
+    try:
+        return _HASHED.unpack_from(subject)[2], subject[_HASHED.size : -1]
+    except struct.error:
+        raise _damaged(subject) from None
 
 
 def split_xattr(subject: bytes) -> bytes:
@@ -108,7 +122,10 @@ def split_xattr(subject: bytes) -> bytes:
 
 def split_extent(subject: bytes) -> tuple[int, int]:
     """(fork, offset)."""
-    _, _, fork, offset = _EXTENT.unpack_from(subject)
+    try:
+        _, _, fork, offset = _EXTENT.unpack_from(subject)
+    except struct.error:
+        raise _damaged(subject) from None
     return fork, offset
 
 
@@ -117,4 +134,7 @@ def versioned(subject: bytes, epoch: int) -> bytes:
 
 
 def epoch_of(key: bytes) -> Epoch:
-    return Epoch(_INVERT - _U64.unpack_from(key, len(key) - EPOCH_BYTES)[0])
+    try:
+        return Epoch(_INVERT - _U64.unpack_from(key, len(key) - EPOCH_BYTES)[0])
+    except struct.error:
+        raise _damaged(key) from None

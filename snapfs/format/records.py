@@ -5,22 +5,24 @@ Invariants:
     wrong key is wrong too); ``seal`` adds it, ``unseal`` checks and removes it.
   * An empty payload is a tombstone; every record's payload has at least one byte.
   * Numbers are little-endian; keys alone are big-endian.
+  * Whatever bytes are decoded, the outcome is a record whose numbers are within their limits, or Corrupt: a store may
+    have been made by somebody who means harm, and a checksum is no proof against that.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, TypeVar
 from zlib import crc32
 
 import msgspec
 
 from snapfs.api import Event, GitCommit
 from snapfs.errors import Corrupt
-from snapfs.types import BlockId, Epoch, Ino, SegmentId, VolumeId
+from snapfs.types import BLOCK_BYTES_MAX, FILE_BYTES_MAX, INO_BITS, BlockId, Epoch, Ino, SegmentId, VolumeId
 
 _CRC = struct.Struct("<I")
-_CRC_BYTES: Final = 4
+CRC_BYTES: Final = 4
 TOMBSTONE: Final = b""
 PRESENT: Final = b"\x01"
 """Payload of records that say no more than that they are there (parent links); prefix of xattr values."""
@@ -36,10 +38,17 @@ def unseal(key: bytes, value: bytes) -> bytes:
     Raises:
         Corrupt: the checksum does not match.
     """
-    payload = value[:-_CRC_BYTES]
-    if value[-_CRC_BYTES:] != _CRC.pack(crc32(payload, crc32(key))):
+    payload = value[:-CRC_BYTES]
+    if value[-CRC_BYTES:] != _CRC.pack(crc32(payload, crc32(key))):
         raise Corrupt(f"index record {key.hex()} is damaged", hint="run: snap fsck")
     return payload
+
+
+_R = TypeVar("_R")
+
+
+def _damaged(what: str) -> Corrupt:
+    return Corrupt(f"a record of {what} is damaged", hint="run: snap fsck")
 
 
 _INODE = struct.Struct("<IIIIQQQqqqqI")
@@ -73,10 +82,17 @@ def encode_inode(inode: Inode) -> bytes:
 
 
 def decode_inode(ino: Ino, payload: bytes) -> Inode:
-    return Inode(ino, *_INODE.unpack(payload))
+    try:
+        inode = Inode(ino, *_INODE.unpack(payload))
+    except struct.error:
+        raise _damaged(f"inode {ino}") from None
+    if inode.size > FILE_BYTES_MAX or inode.allocated_bytes > FILE_BYTES_MAX:
+        raise _damaged(f"inode {ino}")
+    return inode
 
 
 _DIRENT = struct.Struct("<QB")
+_TYPE_MAX: Final = 15
 
 
 def encode_dirent(ino: Ino, mode: int) -> bytes:
@@ -86,7 +102,12 @@ def encode_dirent(ino: Ino, mode: int) -> bytes:
 
 def decode_dirent(payload: bytes) -> tuple[Ino, int]:
     """(inode, S_IFMT bits)."""
-    ino, kind = _DIRENT.unpack(payload)
+    try:
+        ino, kind = _DIRENT.unpack(payload)
+    except struct.error:
+        raise _damaged("a directory entry") from None
+    if ino >> INO_BITS or kind > _TYPE_MAX:
+        raise _damaged("a directory entry")
     return Ino(ino), kind << 12
 
 
@@ -99,7 +120,10 @@ def encode_extent(length: int, block: BlockId, block_offset: int) -> bytes:
 
 def decode_extent(payload: bytes) -> tuple[int, BlockId, int]:
     """(length in bytes, block, offset of the first byte in the block)."""
-    length, block, offset = _EXTENT.unpack(payload)
+    try:
+        length, block, offset = _EXTENT.unpack(payload)
+    except struct.error:
+        raise _damaged("an extent") from None
     return length, BlockId(block), offset
 
 
@@ -115,7 +139,10 @@ def encode_epoch(parent: Epoch, volume: VolumeId, state: int) -> bytes:
 
 
 def decode_epoch(payload: bytes) -> tuple[Epoch, VolumeId, int]:
-    parent, volume, state = _EPOCH.unpack(payload)
+    try:
+        parent, volume, state = _EPOCH.unpack(payload)
+    except struct.error:
+        raise _damaged("an epoch") from None
     return Epoch(parent), VolumeId(volume), state
 
 
@@ -123,6 +150,8 @@ _BLOCK = struct.Struct("<QQIIBB32sQ")
 HASH_BYTES: Final = 32
 CODEC_RAW: Final = 0
 CODEC_ZSTD: Final = 1
+LOST_SEGMENT: Final = SegmentId(0)
+"""Where lost blocks are: segments begin at 1."""
 
 
 class Block(msgspec.Struct, frozen=True, gc=False):
@@ -139,6 +168,11 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     refs: int
     """Extent records (of all epochs) and seals that name the block; 0: waiting to be reclaimed."""
 
+    @property
+    def lost(self) -> bool:
+        """Its bytes are nowhere: a repair found no trace of them, and keeps the block so that reading it fails."""
+        return self.segment == LOST_SEGMENT
+
 
 def encode_block(block: Block) -> bytes:
     return _BLOCK.pack(
@@ -148,10 +182,18 @@ def encode_block(block: Block) -> bytes:
 
 
 def decode_block(payload: bytes) -> Block:
-    return Block(*_BLOCK.unpack(payload))
+    try:
+        block = Block(*_BLOCK.unpack(payload))
+    except struct.error:
+        raise _damaged("a block") from None
+    if block.stored_bytes > BLOCK_BYTES_MAX or block.raw_bytes > BLOCK_BYTES_MAX:  # both are allocated
+        raise _damaged("a block")
+    return block
 
 
 _SEGMENT = struct.Struct("<QQ")
+_SEGMENT_BYTES_MAX: Final = 1 << 40
+"""Far more than a segment ever has."""
 
 
 def encode_segment(end_bytes: int, live_bytes: int) -> bytes:
@@ -160,8 +202,22 @@ def encode_segment(end_bytes: int, live_bytes: int) -> bytes:
 
 def decode_segment(payload: bytes) -> tuple[int, int]:
     """(end of the committed records, bytes of them that live blocks take)."""
-    end, live = _SEGMENT.unpack(payload)
+    try:
+        end, live = _SEGMENT.unpack(payload)
+    except struct.error:
+        raise _damaged("a segment") from None
+    if not live <= end <= _SEGMENT_BYTES_MAX:
+        raise _damaged("a segment")
     return end, live
+
+
+def _check_numbers(*numbers: int) -> None:
+    """Raises ValueError, which decoding tells as a damaged record."""
+    if not all(0 <= number <= _U64_MAX for number in numbers):
+        raise ValueError("a number is out of range")
+
+
+_U64_MAX: Final = (1 << 64) - 1
 
 
 class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +232,9 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Most that the head's files may hold; 0: no limit."""
     used_bytes: int = 0
     """What the head's files hold: the sum of their ``allocated_bytes``."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.id, self.root, self.head, self.created_ns, self.quota_bytes, self.used_bytes)
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +255,9 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     used_bytes: int = 0
     """What its files hold: the sum of their ``allocated_bytes``."""
 
+    def __post_init__(self) -> None:
+        _check_numbers(self.epoch, self.volume, self.root, self.created_ns, self.used_bytes, *self.orphans)
+
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a request with an idempotency key has made: a snapshot or a volume."""
@@ -210,22 +272,35 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     volume: VolumeId = VolumeId(0)
     """The volume, when it made one."""
 
+    def __post_init__(self) -> None:
+        _check_numbers(self.time_ns, self.epoch, self.volume)
+
 
 def encode_json(record: msgspec.Struct) -> bytes:
     return msgspec.json.encode(record)
 
 
+def _decode_json(payload: bytes, kind: type[_R], what: str) -> _R:
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise _damaged(what) from None
+
+
 def decode_volume(payload: bytes) -> VolumeRecord:
-    return msgspec.json.decode(payload, type=VolumeRecord)
+    return _decode_json(payload, VolumeRecord, "a volume")
 
 
 def decode_snapshot(payload: bytes) -> SnapshotRecord:
-    return msgspec.json.decode(payload, type=SnapshotRecord)
+    return _decode_json(payload, SnapshotRecord, "a snapshot")
 
 
 def decode_request(payload: bytes) -> RequestRecord:
-    return msgspec.json.decode(payload, type=RequestRecord)
+    return _decode_json(payload, RequestRecord, "a request")
 
 
 def decode_event(payload: bytes) -> Event:
-    return msgspec.json.decode(payload, type=Event)
+    event = _decode_json(payload, Event, "an event")
+    if not (0 <= event.sequence <= _U64_MAX and 0 <= event.time_ns <= _U64_MAX):
+        raise _damaged("an event")
+    return event

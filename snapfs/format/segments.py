@@ -17,7 +17,7 @@ from zlib import crc32
 import msgspec
 
 from snapfs.errors import Corrupt
-from snapfs.types import SegmentId
+from snapfs.types import BLOCK_BYTES_MAX, SegmentId
 
 SEGMENT_MAGIC: Final = b"SNAPSEG\x01"
 BLOCK_MAGIC: Final = b"SBLK"
@@ -81,7 +81,7 @@ def decode_block_header(data: bytes, store_uuid: bytes, segment: SegmentId, offs
     ):
         raise Corrupt(f"segment {segment}, offset {offset}: the block's header is damaged", hint="run: snap fsck")
     magic, stored_bytes, raw_bytes, codec, kind, digest = _BLOCK.unpack(packed)
-    if magic != BLOCK_MAGIC or kind not in KINDS:
+    if magic != BLOCK_MAGIC or kind not in KINDS or max(stored_bytes, raw_bytes) > BLOCK_BYTES_MAX:
         raise Corrupt(f"segment {segment}, offset {offset}: no block begins here", hint="run: snap fsck")
     return Head(stored_bytes, raw_bytes, codec, kind, digest)
 

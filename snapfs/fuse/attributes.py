@@ -11,11 +11,13 @@ import os
 import stat
 from typing import Final
 
-from pyfuse3 import EntryAttributes, InodeT, StatvfsData
+import msgspec
+from pyfuse3 import EntryAttributes, InodeT, SetattrFields, StatvfsData
 
 from snapfs.format.records import Inode
 from snapfs.fuse.nodes import Node
 from snapfs.types import NAME_BYTES_MAX, PAGE_BYTES
+from snapfs.volume.core import now_ns
 from snapfs.volume.files import Space
 
 CACHED_SECONDS: Final = 86_400
@@ -48,6 +50,13 @@ def of_inode(node: Node, inode: Inode, entry_seconds: int = CACHED_SECONDS) -> E
     return entry
 
 
+def unprivileged(mode: int) -> int | None:
+    """The mode's permissions without what a write by others takes away, by the kernel's rule for FUSE: setuid, and
+    setgid where the group may execute; None if that changes nothing."""
+    dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return stat.S_IMODE(mode) & ~dropped if mode & dropped else None
+
+
 def of_virtual(node: Node, mode: int, *, size: int = 0, nlink: int = 1, time_ns: int, seconds: int) -> EntryAttributes:
     """Attributes of an object that is in no tree; it belongs to who mounted."""
     entry = EntryAttributes()
@@ -62,6 +71,19 @@ def of_virtual(node: Node, mode: int, *, size: int = 0, nlink: int = 1, time_ns:
     entry.st_blksize = PAGE_BYTES
     entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = time_ns
     return entry
+
+
+def changed(inode: Inode, attr: EntryAttributes, fields: SetattrFields) -> Inode:
+    """An inode with what setattr changes of it, but for the size."""
+    return msgspec.structs.replace(
+        inode,
+        mode=stat.S_IFMT(inode.mode) | stat.S_IMODE(attr.st_mode) if fields.update_mode else inode.mode,
+        uid=attr.st_uid if fields.update_uid else inode.uid,
+        gid=attr.st_gid if fields.update_gid else inode.gid,
+        atime_ns=attr.st_atime_ns if fields.update_atime else inode.atime_ns,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else inode.mtime_ns,
+        ctime_ns=attr.st_ctime_ns if fields.update_ctime else now_ns(),
+    )
 
 
 def of_dot(node: Node) -> EntryAttributes:

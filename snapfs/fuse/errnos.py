@@ -46,6 +46,7 @@ ERRNOS: Final[dict[Kind, int]] = {
     Kind.CANCELLED: errno.EINTR,
     Kind.CORRUPT: errno.EIO,
     Kind.IO: errno.EIO,
+    Kind.QUOTA_EXCEEDED: errno.EDQUOT,
 }
 
 _LOGGED: Final = frozenset({Kind.CORRUPT, Kind.IO, Kind.UNAVAILABLE})

@@ -25,6 +25,8 @@ class File:
     view: View
     ino: Ino
     writable: bool
+    direct: bool = False
+    """O_DIRECT: its writes do not come by way of the kernel's cache."""
     internal: bool = False
     """Opened by this process itself, to make the kernel hand over dirty pages."""
     stale: bool = False

@@ -98,6 +98,11 @@ class MountKernel:
             await self.pusher.push(self.device, written)
             self._pushed = number
 
+    async def fetch(self) -> None:
+        """As ``push``, if anything may be there to be fetched."""
+        if self._handles.written():
+            await self.push()
+
     def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
         """Whether a file that a restore takes the last name from is open."""
         tree = self._nodes.find_tree(volume_id)
@@ -134,7 +139,7 @@ class MountKernel:
         with trio.CancelScope(shield=True):  # half done, the kernel would keep old data for a day
             await self._each(_invalidate_inode, outdated.nodes)
             tree = outdated.tree
-            entries = {(tree.node(parent), name) for parent, name in outdated.entries}
+            entries = {(self._nodes.node(tree, parent), name) for parent, name in outdated.entries}
             entries |= self._names(tree, outdated.replaced)
             found = [(parent, name) for parent, name in entries if self._nodes.is_known(parent)]
             await self._each(_invalidate_entry, found)
@@ -160,7 +165,7 @@ class MountKernel:
         found = set()
         for ino in inos:
             for parent, name in self._files.links(tree.view, ino):
-                found.add((tree.node(parent), name))
+                found.add((self._nodes.node(tree, parent), name))
         return found
 
     def _path(self, file: File) -> bytes:

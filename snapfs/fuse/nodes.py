@@ -5,9 +5,9 @@ volume's id for a head and the epoch for a snapshot, so head and snapshots never
 
     1                        the root of the mount: the directory of volumes
     id << INO_BITS           the directory ``.snap`` of a volume
-    2, 3, ...                spare numbers: links in ``.snap`` (other spellings of a snapshot's name), and
-    regular
-                             files whose content was replaced while the kernel knew them
+    2, 3, ...                spare numbers: links in ``.snap`` (other spellings of a snapshot's name), regular
+                             files whose content was replaced while the kernel knew them, and what a checkout
+                             brought back while the kernel still knew it as unlinked
     tree << INO_BITS | ino   everything else
 
 Why a replaced file gets another number: the kernel caches writes, and so trusts its own size and times of
@@ -26,7 +26,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NewType
 
+import msgspec
+
 from snapfs.errors import Stale
+from snapfs.format.records import Inode
 from snapfs.types import INO_BITS, Ino
 from snapfs.versions.epochs import View
 
@@ -93,6 +96,8 @@ class Nodes:
         """Of files with a spare number: ordinary number -> spare number."""
         self._ordinary: dict[Node, Node] = {}
         """The reverse, and of retired spare numbers too."""
+        self._unlinked: dict[Node, Inode] = {}
+        """Known nodes whose object is gone, unlinked and not open."""
         self._links: dict[Node, Link] = {}
         self._link_nodes: dict[Link, Node] = {}
 
@@ -109,7 +114,9 @@ class Nodes:
     def node(self, tree: Tree, ino: Ino) -> Node:
         """The number to name an inode by."""
         ordinary = tree.node(ino)
-        return self._spare.get(ordinary, ordinary)
+        node = self._spare.get(ordinary, ordinary)
+        # Brought back by a checkout: the kernel holds what it knows by that number for dead.
+        return self._renumber(node) if node in self._unlinked else node
 
     def ordinary(self, node: Node) -> Node:
         """The number made of tree and inode, of a node in a tree; other nodes' numbers as they are."""
@@ -147,6 +154,16 @@ class Nodes:
     def is_known(self, node: Node) -> bool:
         return node in self._known
 
+    def keep_attributes(self, node: Node, inode: Inode) -> None:
+        """The object has lost its last name and is gone from the tree: who refers to it without having it open
+        (O_PATH, a working directory) still sees attributes, and the kernel sets its times."""
+        if node in self._known:
+            self._unlinked[node] = msgspec.structs.replace(inode, nlink=0)
+
+    def unlinked(self, node: Node) -> Inode | None:
+        """Attributes of an object that is gone, for as long as the kernel knows it."""
+        return self._unlinked.get(node)
+
     def looked_up(self, node: Node, *, regular: bool = False) -> None:
         """The kernel is told of the node once more."""
         known = self._known.get(node)
@@ -165,6 +182,7 @@ class Nodes:
             return
         if self._known.pop(node, None) is None:
             return
+        self._unlinked.pop(node, None)
         link = self._links.pop(node, None)
         if link is not None:
             del self._link_nodes[link]
@@ -182,11 +200,16 @@ class Nodes:
         goes by another number from now on; whether it is one."""
         if not self._known.get(node, 0) & 1:
             return False
+        self._renumber(node)
+        return True
+
+    def _renumber(self, node: Node) -> Node:
+        """Retire the number; the one that the object goes by from now on."""
         ordinary = self.ordinary(node)
         self._retired.add(node)
         spare = self._spare[ordinary] = self._take_spare()
         self._ordinary[spare] = ordinary
-        return True
+        return spare
 
     def is_retired(self, node: Node) -> bool:
         return node in self._retired

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, Operations, RequestContext
 
-from snapfs.errors import AlreadyExists, NoAttribute, NotFound, NotPermitted, ReadOnly, Stale
+from snapfs.errors import AlreadyExists, Invalid, NoAttribute, NotFound, NotPermitted, ReadOnly, Stale
 from snapfs.format.records import Inode
 from snapfs.fuse import attributes
 from snapfs.fuse.errnos import request
@@ -28,8 +29,8 @@ from snapfs.timings import Timings
 from snapfs.types import Ino
 from snapfs.volume.lake import Lake
 
-_UNENFORCED_XATTRS: Final = b"system."
-"""POSIX ACLs and the like: the kernel would not act on them, so keeping them would lie."""
+_XATTR_SPACES: Final = (b"user.", b"trusted.", b"security.")
+"""Not "system.", POSIX ACLs and the like: the kernel would not act on them, so keeping them would lie."""
 
 
 class Objects(Operations):
@@ -104,11 +105,26 @@ class Objects(Operations):
         return attributes.of_inode(node, inode)
 
     def _keep_unlinked(self, tree: Tree) -> Callable[[Ino], bool]:
-        return lambda ino: self._handles.keep_unlinked(self._nodes.node(tree, ino))
+        """The engine asks this of a file that loses its last name: whether it is open."""
 
-    def _open(self, tree: Tree, ino: Ino, *, writable: bool, thread: int) -> FileInfo:
-        internal = self._kernel.is_pusher(thread)
-        file = File(self._nodes.node(tree, ino), tree.view, ino, writable=writable, internal=internal)
+        def is_open(ino: Ino) -> bool:
+            node = self._nodes.node(tree, ino)
+            if self._handles.keep_unlinked(node):
+                return True
+            self._nodes.keep_attributes(node, self._files.getattr(tree.view, ino))
+            return False
+
+        return is_open
+
+    def _open(self, tree: Tree, ino: Ino, flags: int, *, thread: int) -> FileInfo:
+        file = File(
+            self._nodes.node(tree, ino),
+            tree.view,
+            ino,
+            writable=flags & os.O_ACCMODE != os.O_RDONLY,
+            direct=bool(flags & os.O_DIRECT),
+            internal=self._kernel.is_pusher(thread),
+        )
         return FileInfo(fh=self._handles.open_file(file), keep_cache=True)
 
 
@@ -118,8 +134,10 @@ class XattrRequests(Objects):
     def _attributed(self, inode: int, name: bytes = b"") -> tuple[Tree, Ino]:
         if not self._xattrs:
             raise FUSEError(errno.ENOSYS)  # the kernel never asks again
-        if name.startswith(_UNENFORCED_XATTRS):
+        if name and not name.startswith(_XATTR_SPACES):
             raise FUSEError(errno.EOPNOTSUPP)
+        if name in _XATTR_SPACES:
+            raise Invalid("an extended attribute's name goes on after its first dot")
         return self._object(inode)
 
     @request

@@ -10,9 +10,9 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +21,7 @@ from pyfuse3 import (
     RENAME_NOREPLACE,
     EntryAttributes,
     FileInfo,
+    FUSEError,
     InodeT,
     ReaddirToken,
     RequestContext,
@@ -34,15 +35,18 @@ from snapfs.errors import (
     Invalid,
     IsADirectory,
     NotFound,
+    QuotaExceeded,
     ReadOnly,
     SnapfsError,
+    Stale,
 )
+from snapfs.format.records import Inode
 from snapfs.fuse import attributes
 from snapfs.fuse.errnos import log, request
 from snapfs.fuse.handles import Directory
 from snapfs.fuse.nodes import ROOT, SNAP_NAME, Node
 from snapfs.fuse.objects import XattrRequests
-from snapfs.fuse.virtual import is_virtual
+from snapfs.volume.core import now_ns
 
 _DOT: Final = 1
 _DOT_DOT: Final = 2
@@ -61,7 +65,7 @@ class Requests(XattrRequests):
             return self._lookup_node(parent)
         if name == b"..":
             return self._lookup_node(self._parent(parent))
-        if is_virtual(parent):
+        if self._is_virtual(parent):
             return self._virtual.lookup(parent, name)
         tree, ino = self._object(parent)
         if name == SNAP_NAME and tree.is_head and ino == tree.root:
@@ -72,13 +76,13 @@ class Requests(XattrRequests):
             return attributes.absent()
 
     def _parent(self, node: Node) -> Node:
-        if is_virtual(node):
+        if self._is_virtual(node):
             return self._virtual.parent(node)
         tree, ino = self._object(node)
-        return tree.above if ino == tree.root else tree.node(self._files.parent_of(tree.view, ino))
+        return tree.above if ino == tree.root else self._nodes.node(tree, self._files.parent_of(tree.view, ino))
 
     def _lookup_node(self, node: Node) -> EntryAttributes:
-        if is_virtual(node):
+        if self._is_virtual(node):
             entry = self._virtual.attributes(node)
             self._nodes.looked_up(node)
             return entry
@@ -131,7 +135,9 @@ class Requests(XattrRequests):
             self._virtual.remove_volume(name)
             return
         tree, parent = self._place(parent_inode, name, new=False)
+        inode = self._files.lookup(tree.view, parent, name)
         self._files.rmdir(tree.view, parent, name)
+        self._nodes.keep_attributes(self._nodes.node(tree, inode.ino), inode)
 
     @request
     async def rename(
@@ -149,6 +155,8 @@ class Requests(XattrRequests):
         new_tree, new_parent = self._place(parent_inode_new, name_new, new=False)
         if tree is not new_tree:
             raise CrossVolume("a rename cannot leave its volume")
+        exchange = bool(flags & RENAME_EXCHANGE)
+        replaced = None if exchange else self._files.find(tree.view, new_parent, name_new)
         self._files.rename(
             tree.view,
             parent,
@@ -156,9 +164,11 @@ class Requests(XattrRequests):
             new_parent,
             name_new,
             noreplace=bool(flags & RENAME_NOREPLACE),
-            exchange=bool(flags & RENAME_EXCHANGE),
+            exchange=exchange,
             is_open=self._keep_unlinked(tree),
         )
+        if replaced is not None and stat.S_ISDIR(replaced.mode):
+            self._nodes.keep_attributes(self._nodes.node(tree, replaced.ino), replaced)
 
     @request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
@@ -173,6 +183,9 @@ class Requests(XattrRequests):
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         if self._is_virtual(inode):
             return self._virtual.attributes(Node(inode))
+        gone = self._nodes.unlinked(Node(inode))
+        if gone is not None:
+            return attributes.of_inode(Node(inode), gone)
         _, current = self._current(inode)
         return attributes.of_inode(Node(inode), current)
 
@@ -182,6 +195,9 @@ class Requests(XattrRequests):
     ) -> EntryAttributes:
         tree, ino = self._object(inode)
         self._check_current(inode)
+        gone = self._nodes.unlinked(Node(inode))
+        if gone is not None:
+            return self._set_unlinked(Node(inode), gone, attr, fields)
         changed = self._files.setattr(
             tree.view,
             ino,
@@ -194,6 +210,15 @@ class Requests(XattrRequests):
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
         return attributes.of_inode(Node(inode), changed)
+
+    def _set_unlinked(self, node: Node, gone: Inode, attr: EntryAttributes, fields: SetattrFields) -> EntryAttributes:
+        """Only the kernel remembers the object.  Every unlink comes here: the kernel hands over its time, and would
+        tell syncfs(2) of an error."""
+        if fields.update_size:
+            raise Stale(f"inode {gone.ino} is gone")
+        changed = attributes.changed(gone, attr, fields)
+        self._nodes.keep_attributes(node, changed)
+        return attributes.of_inode(node, changed)
 
     @request
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -211,8 +236,10 @@ class Requests(XattrRequests):
         if (writable or truncate) and not tree.view.writable:
             raise ReadOnly("snapshots are read-only")
         if truncate:
-            self._files.setattr(tree.view, current.ino, size=0, mtime_ns=time.time_ns())
-        return self._open(tree, current.ino, writable=writable, thread=ctx.pid)
+            # Of this truncation alone the kernel leaves it to us to take privileges away.
+            mode = attributes.unprivileged(current.mode) if ctx.uid else None
+            self._files.setattr(tree.view, current.ino, size=0, mode=mode, mtime_ns=now_ns())
+        return self._open(tree, current.ino, flags, thread=ctx.pid)
 
     @request
     async def create(
@@ -221,8 +248,7 @@ class Requests(XattrRequests):
         tree, parent = self._place(parent_inode, name, new=True)
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         inode = self._files.mknod(tree.view, parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid)
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
-        return self._open(tree, inode.ino, writable=writable, thread=ctx.pid), self._entry(tree, inode)
+        return self._open(tree, inode.ino, flags, thread=ctx.pid), self._entry(tree, inode)
 
     @request
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -236,7 +262,13 @@ class Requests(XattrRequests):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._handles.file(fh)
         file.check()
-        return await self._files.write(file.view, file.ino, off, buf, touch=False, check=file.check)
+        try:
+            return await self._files.write(file.view, file.ino, off, buf, touch=False, check=file.check)
+        except QuotaExceeded:
+            if file.direct:
+                raise
+            # The kernel's cache brings it: write(2) is over, and close(2) tells of EDQUOT as EIO, of ENOSPC as such.
+            raise FUSEError(errno.ENOSPC) from None
 
     @request
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -252,6 +284,7 @@ class Requests(XattrRequests):
         file, unlinked = self._handles.close_file(fh)
         if unlinked and not file.view.gone:
             try:
+                self._nodes.keep_attributes(file.node, self._files.getattr(file.view, file.ino))
                 self._files.drop(file.view, file.ino)
             except SnapfsError as error:  # nobody is left to hear of it; the next start drops it
                 log.warning("inode %d without links stays: %s", file.ino, error.message)
@@ -261,7 +294,7 @@ class Requests(XattrRequests):
     @request
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> int:
         node = Node(inode)
-        if not is_virtual(node):
+        if not self._is_virtual(node) and self._nodes.unlinked(node) is None:
             self._current(node)
         return self._handles.open_directory(Directory(node))
 
@@ -272,7 +305,7 @@ class Requests(XattrRequests):
         for cookie, dot, target in ((_DOT, b".", node), (_DOT_DOT, b"..", self._parent(node))):
             if start_id < cookie and not readdir_reply(token, dot, attributes.of_dot(target), cookie):
                 return
-        if is_virtual(node):
+        if self._is_virtual(node):
             self._readdir_virtual(directory, start_id, token)
         else:
             self._readdir_tree(node, start_id, token)

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from snapfs import api, errors
+from snapfs.git import notes
 from snapfs.git.repository import Commit, Rebase, Repository, WorkState, is_commit_id, is_null_id
 
 CARRY_BATCH_MAX: Final = 500
@@ -93,6 +94,8 @@ class Follower:
         """Bring the data to the commit's snapshot, unsaved data snapshotted first."""
         if branch_flag != "1" or previous == new or is_null_id(previous) or is_null_id(new):
             return
+        if not (is_commit_id(previous) and is_commit_id(new)):  # by hand: not to become an option of git
+            raise errors.Invalid("post-checkout takes two commit IDs and a flag")
         rebase = self._repository.rebase()
         if rebase is None or not rebase.stopped:
             started = _REBASE_START.search(self._repository.head_moves()[0].reflog)
@@ -155,7 +158,19 @@ class Follower:
         made = self._store.create_snapshot(volume=self._volume, git=facts)
         name = made.name.replace(commit.id, short(commit.id))
         self._say(f"{self._volume}@{name} holds this commit's data{'' if made.created else ' already'}")
+        if notes.wanted(self._repository):
+            self._note(commit, made)
         return made
+
+    def _note(self, commit: Commit, made: api.Snapshot) -> None:
+        """Note the seals of the commit, if it comes in time, and of its parents, if those came too late."""
+        try:
+            for parent in commit.parents:
+                if not notes.of_volume(self._repository, parent, self._volume) and self._has(parent):
+                    notes.note(self._repository, self._store.get_snapshot(volume=self._volume, snapshot=parent))
+            notes.note(self._repository, notes.awaited(self._store, made, notes.HOOK_SECONDS))
+        except errors.SnapfsError as error:  # the snapshot is there: that is what counts
+            self._say(f"the seal was not noted: {error.message} (snap git note --all-missing)")
 
     def _base(self) -> str:
         """``volume@snapshot`` on which the head stands; empty if on none."""

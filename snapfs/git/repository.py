@@ -41,6 +41,8 @@ _OF_THE_COMMAND: Final = frozenset(
     }
 )
 _HEX: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_NO_NOTE: Final = 1
+"""Exit code of ``git notes show`` for a commit without one; whatever else fails is 128."""
 
 
 def is_commit_id(text: str) -> bool:
@@ -149,7 +151,9 @@ class Repository:
         self.top = Path(lines[2]) if len(lines) > 2 and done.returncode == 0 else None
         """Root of the work tree; None in a bare repository and inside .git."""
 
-    def _run(self, arguments: list[str], *, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, arguments: list[str], *, check: bool = True, given: str = "", errors_with: str = "replace"
+    ) -> subprocess.CompletedProcess[str]:
         try:
             done = subprocess.run(
                 ["git", "-c", "core.fsmonitor=false", *arguments],
@@ -158,7 +162,7 @@ class Repository:
                 input=given,
                 capture_output=True,
                 encoding="utf-8",
-                errors="replace",
+                errors=errors_with,
                 timeout=GIT_SECONDS_MAX,
                 check=False,
             )
@@ -332,6 +336,30 @@ class Repository:
             urls = [value for key, value in self.config.items() if key.startswith("remote.")]
             url = urls[0] if len(urls) == 1 else ""
         return without_credentials(url)
+
+    # -- notes -------------------------------------------------------------------------------------
+
+    def note(self, name: str, commit: str) -> str:
+        """The commit's note in refs/notes/``name``; empty without one.  Bytes that are not UTF-8 are surrogates.
+
+        Raises:
+            Unavailable: git cannot read it.
+        """
+        arguments = ["notes", f"--ref={name}", "show", self.resolve(commit)]
+        done = self._run(arguments, check=False, errors_with="surrogateescape")
+        if done.returncode not in (0, _NO_NOTE):  # to take it for none would be to write over it
+            reason = _reason(done.stderr).encode(errors="replace").decode() or "failed"
+            raise errors.Unavailable(f"git notes: {reason}")
+        return done.stdout if done.returncode == 0 else ""
+
+    def set_note(self, name: str, commit: str, text: str) -> None:
+        """Replace the commit's note.
+
+        Raises:
+            Unavailable: git refuses (it wants to know who writes).
+        """
+        arguments = ["notes", f"--ref={name}", "add", "-f", "-F", "-", self.resolve(commit)]
+        self._run(arguments, given=text, errors_with="surrogateescape")
 
     # -- operations under way ----------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ METHODS: Final[dict[str, Method]] = {
     "snapfs.v1.VolumeService/CreateVolume": _named(Role.OPERATOR, "name"),
     "snapfs.v1.VolumeService/GetVolume": _named(Role.VIEWER, "name"),
     "snapfs.v1.VolumeService/ListVolumes": _filtered(),
+    "snapfs.v1.VolumeService/UpdateVolume": _named(Role.OPERATOR, "name"),
     "snapfs.v1.VolumeService/DeleteVolume": _named(Role.OPERATOR, "name"),
     "snapfs.v1.VolumeService/Clone": _named(Role.OPERATOR, "volume", "name"),
     "snapfs.v1.VolumeService/Checkout": _named(Role.OPERATOR, "volume"),
@@ -90,6 +91,14 @@ METHODS: Final[dict[str, Method]] = {
     # space is shared by all volumes: numbers of the store, and what a check finds, tell of each of them
     "snapfs.v1.StoreService/GetStore": _store(Role.VIEWER),
     "snapfs.v1.StoreService/CheckStore": _store(Role.OPERATOR, mutating=True),
+    # an operation: who may touch some volumes only could not follow it
+    "snapfs.v1.StoreService/VerifySnapshot": Method(
+        role=Role.OPERATOR, reach=Reach.STORE, mutating=True, volumes=("volume",)
+    ),
+    "snapfs.v1.StoreService/StartScrub": _store(Role.OPERATOR, mutating=True),
+    "snapfs.v1.StoreService/GetScrub": _store(Role.VIEWER),
+    "snapfs.v1.StoreService/PauseScrub": _store(Role.OPERATOR, mutating=True),
+    "snapfs.v1.StoreService/CancelScrub": _store(Role.OPERATOR, mutating=True),
     "snapfs.v1.StoreService/GetMetrics": _store(Role.VIEWER),
     "snapfs.v1.StoreService/GetSettings": _store(Role.VIEWER),
     "snapfs.v1.StoreService/UpdateSetting": _store(Role.ADMIN, mutating=True),

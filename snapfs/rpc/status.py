@@ -55,6 +55,7 @@ CODES: Final[dict[Kind, grpc.StatusCode]] = {
     Kind.CANCELLED: _Code.CANCELLED,
     Kind.CORRUPT: _Code.DATA_LOSS,
     Kind.IO: _Code.INTERNAL,
+    Kind.QUOTA_EXCEEDED: _Code.RESOURCE_EXHAUSTED,
 }
 
 Metadata = tuple[tuple[str, str | bytes], ...]

@@ -1,10 +1,10 @@
 """Blocks: variable runs of bytes, stored once, named by their BLAKE3 hash, counted exactly.
 
 Invariants:
-  * ``refs`` of a block is the number of extent records, of all epochs, that name it.
+  * ``refs`` of a block is the number of extent records, of all epochs, that name it, and of seals that do.
   * ``dedup`` names only blocks with references: a block that lost its last one is never referenced again.
-  * A block without references is in ``freed`` under the transaction that took the last one; its space is
-    reclaimed when that transaction is durable and no reader sees an older one.
+  * A block without references is in ``freed`` under the transaction that took the last one (of a draft: that made
+    it); its space is reclaimed when that transaction is durable and no reader sees an older one.
   * Bytes go to a segment before their block gets an entry, and are synced before the entry is committed.
   * Bytes that do not match their hash are never returned.
 
@@ -29,6 +29,7 @@ from snapfs.format.records import Block
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, Reading, items
 from snapfs.store.segments import Segments, _File
+from snapfs.store.space import COUNTERS, Space
 from snapfs.types import BlockId, SegmentId
 
 CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -51,6 +52,15 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
     codec: int
     kind: int
     hash: bytes
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """A block that nobody names yet."""
+
+    block: BlockId
+    hash: bytes
+    waiting: bytes
+    """Its key in ``freed``."""
 
 
 def digest(data: Bytes) -> bytes:
@@ -77,8 +87,8 @@ class Blocks:
         self._pins: Counter[int] = Counter()
         self._placing = 0
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        self.stored_bytes, self.raw_bytes = (
-            int.from_bytes(index.get("meta", name) or b"\0", "little") for name in (b"stored_bytes", b"raw_bytes")
+        self.space = Space(
+            **{name: int.from_bytes(index.get("meta", name.encode()) or b"\0", "little") for name in COUNTERS}
         )
         self._counters_dirty = False
         index.before_commit.append(self._before_commit)
@@ -137,7 +147,7 @@ class Blocks:
         return block
 
     def adjust(self, block: BlockId, delta: int) -> None:
-        """Extent records that name the block were added (or, negative, removed).
+        """Records that name the block were added (or, negative, removed).
 
         Raises:
             Corrupt: more removed than there are.
@@ -153,13 +163,30 @@ class Blocks:
                 self._index.delete("dedup", entry.hash)
             self._index.put("freed", keys.u64(self._index.txn_number) + keys.u64(block), records.PRESENT)
 
+    def draft(self, placed: Placed) -> Draft:
+        """Give a placed block of a seal an entry that waits to be reclaimed, unless it is taken before: also a crash
+        leaves it so.  The caller keeps it by ``pinned`` until then."""
+        block = self.add(placed)
+        waiting = keys.u64(self._index.txn_number) + keys.u64(block)
+        self._index.put("freed", waiting, records.PRESENT)
+        return Draft(block, placed.hash, waiting)
+
+    def take(self, draft: Draft) -> BlockId:
+        """The draft is needed: whoever takes it adds the references."""
+        self._index.delete("freed", draft.waiting)
+        return draft.block
+
     def _account(self, entry: Block, sign: int) -> None:
+        if entry.lost:
+            return
         size = fmt.record_bytes(entry.stored_bytes)
         end, live = self._live.get(entry.segment, (fmt.SEGMENT_HEADER_BYTES, 0))
+        self.space.count(entry, sign)
+        if sign < 0 and (size > live or min(self.space.counters().values()) < 0):
+            self.space.count(entry, -sign)
+            raise Corrupt(f"segment {entry.segment} counts fewer bytes than it has", hint="run: snap fsck")
         self._live[entry.segment] = (max(end, entry.offset + size), live + sign * size)
         self._touched.add(entry.segment)
-        self.stored_bytes += sign * size
-        self.raw_bytes += sign * entry.raw_bytes
         self._counters_dirty = True
 
     def _before_commit(self) -> None:
@@ -173,10 +200,8 @@ class Blocks:
                 self._index.delete("segments", keys.u64(segment))
         self._touched.clear()
         if self._counters_dirty:
-            for name, value in (
-                (b"next_block", self._next), (b"stored_bytes", self.stored_bytes), (b"raw_bytes", self.raw_bytes),
-            ):  # fmt: skip
-                self._index.put("meta", name, value.to_bytes(8, "little"))
+            for name, value in {"next_block": self._next, **self.space.counters()}.items():
+                self._index.put("meta", name.encode(), value.to_bytes(8, "little"))
             self._counters_dirty = False
 
     # -- reading
@@ -208,7 +233,8 @@ class Blocks:
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """While it lasts no block that is referenced now is reclaimed (for reads that wait for the disk)."""
+        """While it lasts no block that is referenced now is reclaimed (for reads that wait for the disk), and no draft
+        that is made."""
         number = self._index.txn_number
         self._pins[number] += 1
         try:
@@ -221,6 +247,8 @@ class Blocks:
     def locate(self, block: BlockId) -> tuple[_File, Block]:
         """What ``fetch`` needs; the file stays open as long as the caller keeps it."""
         entry = self.entry(self._index, block)
+        if entry.lost:
+            raise Corrupt(f"block {block} is lost", hint="restore the file from a snapshot that has it: snap fsck")
         return self.segments.open(entry.segment), entry
 
     def fetch(self, block: BlockId, file: _File, entry: Block, *, wait: bool = True) -> bytes | None:
@@ -261,7 +289,10 @@ class Blocks:
             entry = self.entry(self._index, block)
             if entry.refs:
                 raise Corrupt(f"block {block} waits to be reclaimed but is referenced", hint="run: snap fsck")
-            self.segments.punch(entry.segment, entry.offset, fmt.record_bytes(entry.stored_bytes))
+            if entry.kind != fmt.DATA:  # small records are never punched, and a rebuild must not find what is gone
+                self.segments.erase(entry.segment, entry.offset)
+            if not entry.lost:
+                self.segments.punch(entry.segment, entry.offset, fmt.record_bytes(entry.stored_bytes))
             self._index.delete("freed", key)
             self._index.delete("blocks", keys.u64(block))
             self._account(entry, -1)
@@ -288,8 +319,9 @@ def unpack(block: BlockId, entry: Block, stored: bytes) -> bytes:
     """
     raw: bytes | None = stored
     if entry.codec == records.CODEC_ZSTD:
-        try:
-            raw = zstandard.ZstdDecompressor().decompress(stored, max_output_size=entry.raw_bytes)
+        try:  # a frame says how much it becomes, and the library believes it: it could ask for all memory
+            sound = zstandard.frame_content_size(stored) == entry.raw_bytes
+            raw = zstandard.ZstdDecompressor().decompress(stored) if sound else None
         except zstandard.ZstdError:
             raw = None
     elif entry.codec != records.CODEC_RAW:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from snapfs.errors import IOFailure, NoSpace, SnapfsError
+from snapfs.errors import Corrupt, IOFailure, NoSpace, NotPermitted, SnapfsError, Unavailable
+from snapfs.types import PAGE_BYTES
 
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -27,6 +33,14 @@ def from_os(error: OSError, what: str) -> SnapfsError:
     """Our error for one of the operating system's."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{what}: the disk is full", hint="free space on the store's file system")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotPermitted(f"{what}: permission denied", hint="do all files of the store belong to who uses it?")
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # nothing was tried, so nothing is lost
+        return Unavailable(f"{what}: too many open files", hint="try again, or raise the limit: LimitNOFILE, ulimit -n")
+    if error.errno == errno.ELOOP:
+        return Corrupt(
+            f"{what}: a symbolic link, or no file, is in the place of a file of the store", hint="who put it there?"
+        )
     return IOFailure(f"{what}: {error.strerror or error}", hint="see the kernel's log for the disk's errors")
 
 
@@ -38,12 +52,38 @@ def _named(what: str) -> Iterator[None]:
         raise from_os(error, what) from error
 
 
+def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file of a store: never through a symbolic link (whoever could plant one would have the store's owner write
+    elsewhere), and nothing but a file (a pipe would be waited for, for ever).
+
+    Raises:
+        OSError: of these two, ELOOP.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.ELOOP, "not a file", os.fspath(path))
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Raises as ``open_file``."""
+    return os.fdopen(open_file(path, os.O_RDONLY), "rb")
+
+
+def read_start(path: Path, size_max: int) -> bytes:
+    """At most so many bytes from the beginning of a file.  Raises as ``open_file``."""
+    with open_to_read(path) as file:
+        return file.read(size_max)
+
+
 class Disk:
     """The real disk.  Thread-safe: it has no state."""
 
     def open(self, what: str, path: Path, flags: int, mode: int = 0o600) -> int:
+        """As ``open_file``."""
         with _named(what):
-            return os.open(path, flags | os.O_CLOEXEC, mode)
+            return open_file(path, flags, mode)
 
     def pwrite(self, what: str, fd: int, parts: list[bytes], offset: int) -> None:
         """Write all parts, one after the other, from offset on."""
@@ -68,6 +108,20 @@ class Disk:
         except OSError:
             return None
         return bytes(buffer) if count == size else None
+
+    def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
+        """Bytes of a file as the disk has them: past the page cache, where its file system can do that.  May be short
+        at the end of the file."""
+        first = offset // PAGE_BYTES * PAGE_BYTES
+        span_bytes = -(-(offset + size) // PAGE_BYTES) * PAGE_BYTES - first
+        with _named(what), mmap.mmap(-1, span_bytes) as buffer:  # at a page's beginning, as O_DIRECT wants it
+            try:
+                count = _fill(path, os.O_DIRECT, buffer, first)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                count = _fill(path, 0, buffer, first)
+            return buffer[offset - first : min(count, offset - first + size)]
 
     def sync(self, what: str, fd: int) -> None:
         with _named(what):
@@ -96,23 +150,78 @@ class Disk:
         with _named(what):
             path.unlink(missing_ok=True)
 
-    def write_file(self, what: str, path: Path, data: bytes) -> None:
-        """Durable all or nothing: written beside, synced, renamed."""
-        beside = path.with_name(path.name + ".new")
+    def rename(self, what: str, path: Path, new: Path) -> None:
         with _named(what):
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            path.rename(new)
+
+    def grow(self, what: str, path: Path, size: int) -> None:
+        """Let a file that another library writes end at ``size``; sparse."""
+        with _named(what):
+            os.truncate(path, size)
+
+    def allocate(self, what: str, path: Path, offset: int, length: int) -> None:
+        """Have the host file system set blocks aside for a range of a file, whose bytes stay as they are.  One that
+        cannot does nothing."""
+        with _named(what):
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                rest = memoryview(data)
-                while rest:  # a disk that fills takes a part first, and refuses the next
-                    rest = rest[os.write(fd, rest) :]
-                os.fsync(fd)
+                failed = _libc.fallocate(fd, _KEEP_SIZE, offset, length) != 0
+                code = ctypes.get_errno()
             finally:
                 os.close(fd)
-            beside.rename(path)
-        self.sync_directory(what, path.parent)
+            if failed and code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise OSError(code, os.strerror(code))
+
+    def perform(self, what: str, action: Callable[[], None]) -> None:
+        """What another library asks of the disk, as one operation: LMDB's commit.  Its own errors pass through."""
+        action()
+
+    def write_file(self, what: str, path: Path, data: bytes) -> None:
+        """Durable all or nothing: written beside, synced, renamed.  Each step goes by a name of its own: ``what``
+        with ``.create``, ``.write``, ``.sync``, ``.rename`` or ``.directory`` after it."""
+        beside = path.with_name(path.name + ".new")
+        fd = self.open(f"{what}.create", beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.pwrite(f"{what}.write", fd, [data], 0)
+            self.sync(f"{what}.sync", fd)
+        finally:
+            os.close(fd)
+        self.rename(f"{what}.rename", beside, path)
+        self.sync_directory(f"{what}.directory", path.parent)
+
+    def exchange(self, what: str, one: Path, other: Path) -> None:
+        """Two names change places, in one step where the host file system can do that."""
+        with _named(what):
+            names = os.fsencode(one), os.fsencode(other)
+            if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+                return
+            code = ctypes.get_errno()
+            if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise OSError(code, os.strerror(code))
+            between = one.with_name(one.name + ".exchanged")
+            other.rename(between)
+            one.rename(other)
+            between.rename(one)
 
     def free_bytes(self, path: Path) -> tuple[int, int]:
         """(available to us, size) of the file system that holds path."""
         with _named("statvfs"):
-            stat = os.statvfs(path)
-        return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+            found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def _fill(path: Path, flags: int, buffer: mmap.mmap, offset: int) -> int:
+    """Read from offset on until the buffer is full or the file ends; bytes read."""
+    fd = open_file(path, os.O_RDONLY | flags)
+    try:
+        done = 0
+        with memoryview(buffer) as view:
+            while done < len(buffer):
+                with view[done:] as rest:
+                    count = os.preadv(fd, [rest], offset + done)
+                done += count
+                if count == 0 or count % PAGE_BYTES:  # the end of the file
+                    break
+        return done
+    finally:
+        os.close(fd)

@@ -4,9 +4,11 @@ Invariants:
   * All reads and writes of the running file system go through the open transaction, on one thread: there is
     no second cache of dirty metadata.  ``commit`` is the only publish point; ``reader`` sees the last commit.
   * Counters and whatever else lives in memory between commits is written by ``before_commit`` hooks.
-  * A commit that fails poisons the index: LMDB has dropped the transaction, so what was acknowledged since
-    the last commit is gone, and nothing more may be acknowledged on top of that.
-  * Bytes of a truncated file must not be mapped (SIGBUS): its size is checked before LMDB opens it.
+  * A commit or a sync that fails poisons the index: what was acknowledged since the last commit is gone, and nothing
+    more may be acknowledged on top of that.  Reads then show the last commit, as they will when it is opened anew.
+  * LMDB trusts the file that it maps (a truncated one is a SIGBUS), so the file is looked at first (``store.verify``):
+    its size and meta pages always, all its pages if they are few; others by a child process, beside the mount.
+  * What LMDB finds wrong with the file is ``Corrupt``, never an error of its own.
 
 Tables (every value sealed by format.records; keys big-endian):
   tree        subject || inverted epoch -> record                       the versioned keyspace
@@ -34,17 +36,19 @@ Tables (every value sealed by format.records; keys big-endian):
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import lmdb
 
-from snapfs.errors import Corrupt, IOFailure, SnapfsError
+from snapfs.errors import Corrupt, IOFailure, NoSpace, SnapfsError
 from snapfs.format import records
+from snapfs.store import verify
+from snapfs.store.disk import Disk
 from snapfs.types import PAGE_BYTES
 
 TABLES: Final = (
@@ -57,17 +61,31 @@ MAP_BYTES: Final = 1 << 42
 """Size of the sparse map (4 TiB): far beyond any real index, so that a put never fails for want of map."""
 
 READERS_MAX: Final = 510
+SPARE_BYTES: Final = 8 * 1024 * 1024
+"""Blocks of the host that the file has ready beyond its last page: for deletions when the disk is full."""
+PUTS_PER_PAGE: Final = 4
+"""That a page takes of a commit, at least where it comes to deletions, which are not held back: seen are 5 to 20."""
+
 GROWTH_BYTES: Final = 1 << 29
 """More than the pages one transaction may hold dirty (LMDB spills at 131,072 pages)."""
 
-_META_MAGIC: Final = 0xBEEFC0DE
-_META = struct.Struct("<IIQQ")
-_LAST_PAGE_OFFSET: Final = 24 + 2 * 48
-_LMDB_HEADER_BYTES: Final = 16
+VERIFY_PAGES_MAX: Final = 2048
+"""An index of so few pages (8 MiB) is verified whole before it is used: at most about 0.2 s."""
+
 _READER_LINE = re.compile(r"^\s*\d+\s+\S+\s+(\d+)\s*$", re.MULTILINE)
 
 Cursor = Any
 """An lmdb.Cursor (the library has no type hints)."""
+
+_HOST_ERRORS: Final = (lmdb.ReadonlyError, lmdb.MemoryError, lmdb.DiskError, lmdb.LockError, lmdb.ReadersFullError)
+"""No right to it, no memory, no room: the host's, not the file's."""
+
+EngineError = lmdb.Error
+"""What a cursor may raise where the file is damaged; whoever moves one tells it by ``damaged``."""
+
+
+def damaged(error: Exception) -> Corrupt:
+    return Corrupt(f"the index is damaged ({error})", hint=verify.HINT)
 
 
 class Reading(Protocol):
@@ -79,14 +97,17 @@ class Reading(Protocol):
 
 def items(source: Reading, table: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
     """(key, payload) of all keys with the prefix, from prefix + start on.  Not across a commit or mutation."""
-    cursor = source.cursor(table)
-    found = cursor.set_range(prefix + start) if prefix or start else cursor.first()
-    while found:
-        key, value = cursor.item()
-        if not key.startswith(prefix):
-            return
-        yield key, records.unseal(key, value)
-        found = cursor.next()
+    try:
+        cursor = source.cursor(table)
+        found = cursor.set_range(prefix + start) if prefix or start else cursor.first()
+        while found:
+            key, value = cursor.item()
+            if not key.startswith(prefix):
+                return
+            yield key, records.unseal(key, value)
+            found = cursor.next()
+    except lmdb.Error as error:
+        raise damaged(error) from error
 
 
 def items_backward(
@@ -94,15 +115,18 @@ def items_backward(
 ) -> Iterator[tuple[bytes, bytes]]:
     """As ``items`` in descending order, from the greatest key that is less than prefix + before on (None: from the
     greatest with the prefix)."""
-    cursor = source.cursor(table)
-    stop = _after(prefix) if before is None else prefix + before
-    found = cursor.prev() if stop and cursor.set_range(stop) else cursor.last()
-    while found:
-        key, value = cursor.item()
-        if not key.startswith(prefix):
-            return
-        yield key, records.unseal(key, value)
-        found = cursor.prev()
+    try:
+        cursor = source.cursor(table)
+        stop = _after(prefix) if before is None else prefix + before
+        found = cursor.prev() if stop and cursor.set_range(stop) else cursor.last()
+        while found:
+            key, value = cursor.item()
+            if not key.startswith(prefix):
+                return
+            yield key, records.unseal(key, value)
+            found = cursor.prev()
+    except lmdb.Error as error:
+        raise damaged(error) from error
 
 
 def _after(prefix: bytes) -> bytes:
@@ -116,10 +140,16 @@ class Reader:
 
     def __init__(self, env: Any, tables: dict[str, Any]) -> None:
         self._tables = tables
-        self._txn = env.begin(write=False)
+        try:
+            self._txn = env.begin(write=False)
+        except lmdb.Error as error:
+            raise damaged(error) from error
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        value = self._txn.get(key, db=self._tables[table])
+        try:
+            value = self._txn.get(key, db=self._tables[table])
+        except lmdb.Error as error:
+            raise damaged(error) from error
         return None if value is None else records.unseal(key, value)
 
     def cursor(self, table: str) -> Cursor:
@@ -140,7 +170,7 @@ class Reader:
 
 
 class _Ended:
-    """In place of a transaction that LMDB dropped with a failed commit: every use fails as the index does."""
+    """In place of a transaction, when not even one that reads can begin: every use fails as the index does."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -156,22 +186,35 @@ class _Ended:
 class Index:
     """The open index of a store."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, disk: Disk | None = None) -> None:
         """Raises:
-        Corrupt: the file is truncated or LMDB refuses it.
+        Corrupt: the file is damaged or missing.
+        NotPermitted, IOFailure: it cannot be opened, which says nothing of it.
         """
-        if not create:
-            check_file(path / "data.mdb")
+        self._disk = disk or Disk()
+        self._file = path / verify.DATA_FILE
+        self.verified = create or verify.check_file(self._file) <= VERIFY_PAGES_MAX
+        """Whether all its pages were looked at before it was mapped."""
+        if self.verified and not create:
+            verify.check_structure(self._file)
         try:
             self._env = lmdb.open(
                 os.fsencode(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=READERS_MAX,
                 mode=0o600, create=create, subdir=True, readahead=False,
             )  # fmt: skip
             self._tables = {name: self._env.open_db(name.encode(), create=create) for name in TABLES}
+            if any(any(table.flags().values()) for table in self._tables.values()):
+                raise lmdb.CorruptedError("a table has flags that are never set")
+        except _HOST_ERRORS as error:  # which says nothing of the file
+            raise IOFailure(f"{path}: the index cannot be opened ({error})", hint="mend that, and try again") from error
         except lmdb.Error as error:
-            raise Corrupt(f"{path}: the index cannot be opened ({error})", hint="run: snap fsck") from error
-        self._file = path / "data.mdb"
+            if type(error) is lmdb.Error:  # an error of the host that LMDB has no name for
+                raise IOFailure(f"{path}: the index cannot be opened ({error})") from error
+            raise Corrupt(f"{path}: the index cannot be opened ({error})", hint=verify.HINT) from error
+        self._witness = path / verify.WITNESS
         self._file_bytes = 0
+        self._reserved_bytes = 0
+        """The host has set blocks aside for the file up to here."""
         self._txn: Any = None
         self._failed: SnapfsError | None = None
         self.dirty = False
@@ -183,13 +226,18 @@ class Index:
         self.after_publish: list[Callable[[], None]] = []
         """After a commit: what it published is durable."""
         self.after_failure: list[Callable[[], None]] = []
-        """Once, when the index stops to take changes."""
+        """Once, when the index stops to take changes; it shows the last commit again."""
         self._begin()
 
     def _begin(self) -> None:
         self._txn = self._env.begin(write=True)
         self.dirty = False
         self.puts = 0
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self._file.parent
 
     @property
     def txn_number(self) -> int:
@@ -210,9 +258,20 @@ class Index:
                 f"the store takes no more changes: {error.message}",
                 hint="mend the disk, then unmount and mount again; run: snap fsck",
             )
-            for hook in self.after_failure:
+            self._fall_back()
+            for hook in (*self.after_commit, *self.after_failure):
                 hook()
         return self._failed
+
+    def _fall_back(self) -> None:
+        """Drop the open transaction; from now on read what is published."""
+        with contextlib.suppress(lmdb.Error):
+            self._txn.abort()
+        try:
+            self._txn = self._env.begin(write=False)
+        except lmdb.Error:
+            self._txn = _Ended(self)
+        self.dirty = False
 
     @property
     def failure(self) -> SnapfsError | None:
@@ -220,36 +279,55 @@ class Index:
         return self._failed
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        value = self._txn.get(key, db=self._tables[table])
+        try:
+            value = self._txn.get(key, db=self._tables[table])
+        except lmdb.Error as error:
+            raise damaged(error) from error
         return None if value is None else records.unseal(key, value)
 
     def put(self, table: str, key: bytes, payload: bytes) -> None:
+        self.check()
         self.dirty = True
         self.puts += _pages(payload)
-        self._txn.put(key, records.seal(key, payload), db=self._tables[table])
+        try:
+            self._txn.put(key, records.seal(key, payload), db=self._tables[table])
+        except lmdb.Error as error:  # the transaction cannot be committed any more
+            raise self.fail(damaged(error)) from error
+
+    def put_unreadable(self, table: str, key: bytes) -> None:
+        """Note that there was a record here, which is lost: whoever reads it is told that it is damaged."""
+        self.check()
+        self.dirty = True
+        self.puts += 1
+        self._txn.put(key, b"", db=self._tables[table])
 
     def put_new(self, table: str, key: bytes, payload: bytes) -> bool:
         """Put unless the key exists; whether it did not."""
+        self.check()
         self.dirty = True
         self.puts += _pages(payload)
-        return bool(self._txn.put(key, records.seal(key, payload), db=self._tables[table], overwrite=False))
+        try:
+            return bool(self._txn.put(key, records.seal(key, payload), db=self._tables[table], overwrite=False))
+        except lmdb.Error as error:
+            raise self.fail(damaged(error)) from error
 
     def delete(self, table: str, key: bytes) -> bool:
         """Whether the key was there."""
+        self.check()
         self.dirty = True
         self.puts += 1
-        return bool(self._txn.delete(key, db=self._tables[table]))
+        try:
+            return bool(self._txn.delete(key, db=self._tables[table]))
+        except lmdb.Error as error:
+            raise self.fail(damaged(error)) from error
 
     def cursor(self, table: str) -> Cursor:
         """Valid until the next commit."""
         return self._txn.cursor(db=self._tables[table])
 
     def count(self, table: str) -> int:
-        """Entries in the table; as of the last commit when the index has failed."""
-        if self._failed is None:
-            return int(self._txn.stat(self._tables[table])["entries"])
-        with Reader(self._env, self._tables) as reader:
-            return reader.stat(table)
+        """Entries in the table."""
+        return int(self._txn.stat(self._tables[table])["entries"])
 
     def reader(self) -> Reader:
         self.check()
@@ -259,7 +337,8 @@ class Index:
         """Publish, durably.
 
         Raises:
-            IOFailure, NoSpace: the disk refused; the index takes no more writes until it is opened anew.
+            NoSpace: the disk has no room for it.  Nothing is lost: it can be tried again.
+            IOFailure: the disk refused; the index takes no more writes until it is opened anew.
         """
         self.check()
         try:
@@ -269,17 +348,49 @@ class Index:
             raise self.fail(error) from error
         if not self.dirty:
             return
+        if not self.reserve() and self._reserved_bytes < self.used_bytes() + self.puts // PUTS_PER_PAGE * PAGE_BYTES:
+            raise NoSpace(
+                "the index cannot be committed: the disk is full", hint="free space there; nothing is lost yet"
+            )
         try:
             self._grow_file()
-            self._txn.commit()
+            self._disk.perform("index.commit", self._txn.commit)
             self._begin()
-        except (lmdb.Error, OSError) as error:
-            self._txn = _Ended(self)  # nothing of it is published
-            for hook in self.after_commit:
-                hook()
+        except (lmdb.Error, OSError, SnapfsError) as error:
             raise self.fail(IOFailure(f"the index could not be committed ({error})")) from error
+        self._note()
         for hook in (*self.after_commit, *self.after_publish):
             hook()
+
+    def _note(self) -> None:
+        """Say beside the file what its last commit is.  Not synced, and a disk that refuses changes nothing: what is
+        noted is behind then."""
+        content = verify.witness(int(self._env.info()["last_txnid"]))
+        with contextlib.suppress(SnapfsError):
+            fd = self._disk.open("index.note", self._witness, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
+            try:
+                self._disk.pwrite("index.note", fd, [content], 0)
+            finally:
+                os.close(fd)
+
+    def reserve(self) -> bool:
+        """Have the host set blocks aside for what the next commit writes: another program may have taken what was free
+        when the work was admitted, and a commit that fails halfway could not be tried again.
+
+        Returns:
+            False if the host has too few: commit soon, while it still fits.
+
+        Raises:
+            IOFailure.
+        """
+        wanted = self.used_bytes() + self.puts * PAGE_BYTES + SPARE_BYTES
+        if self._reserved_bytes < wanted - SPARE_BYTES // 2:
+            try:
+                self._disk.allocate("index.reserve", self._file, self._reserved_bytes, wanted - self._reserved_bytes)
+            except NoSpace:
+                return False
+            self._reserved_bytes = wanted
+        return True
 
     def _grow_file(self) -> None:
         """Keep the (sparse) file ahead of LMDB's last page.
@@ -290,7 +401,7 @@ class Index:
         needed = self.used_bytes() + GROWTH_BYTES
         if self._file_bytes < needed:
             self._file_bytes = max(self._file.stat().st_size, needed + GROWTH_BYTES)
-            os.truncate(self._file, self._file_bytes)
+            self._disk.grow("index.grow", self._file, self._file_bytes)
 
     def oldest_reader(self) -> int | None:
         """Transaction that the oldest open reader of any process sees; None without readers."""
@@ -313,34 +424,3 @@ class Index:
 def _pages(payload: bytes) -> int:
     """That putting it dirties, about (LMDB keeps a long value in pages of its own)."""
     return 1 + len(payload) // PAGE_BYTES
-
-
-def check_file(path: Path) -> None:
-    """Refuse a data file that ends before LMDB's own last page: mapping it would be a SIGBUS later.
-
-    Raises:
-        Corrupt: truncated, or not a data file of LMDB 0.9.
-    """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            first = file.read(4096)
-            page_bytes = 0
-            last_page = -1
-            if len(first) >= _LMDB_HEADER_BYTES + _LAST_PAGE_OFFSET + 16:
-                page_bytes = struct.unpack_from("<I", first, _LMDB_HEADER_BYTES + 24)[0]
-            if page_bytes in (4096, 8192, 16384, 32768, 65536):
-                for number in (0, 1):
-                    file.seek(number * page_bytes + _LMDB_HEADER_BYTES)
-                    meta = file.read(_LAST_PAGE_OFFSET + 16)
-                    if len(meta) == _LAST_PAGE_OFFSET + 16 and _META.unpack_from(meta)[0] == _META_MAGIC:
-                        last_page = max(last_page, struct.unpack_from("<Q", meta, _LAST_PAGE_OFFSET)[0])
-    except FileNotFoundError as error:
-        raise Corrupt(f"{path}: the index is missing", hint="restore the store's directory") from error
-    if last_page < 0:
-        raise Corrupt(f"{path}: not an index that this snapfs can read")
-    if size < (last_page + 1) * page_bytes:
-        raise Corrupt(
-            f"{path}: truncated ({size} bytes of at least {(last_page + 1) * page_bytes})",
-            hint="restore the file from a copy",
-        )

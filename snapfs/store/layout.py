@@ -12,18 +12,23 @@ import os
 import uuid
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
 from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, NotPermitted, Unsupported
-from snapfs.store.disk import Disk
+from snapfs.store.disk import Disk, from_os, open_file, read_start
 
 FORMAT_VERSION: Final = 3
 MARKER: Final = "FORMAT"
 INDEX: Final = "index"
 SEGMENTS: Final = "segments"
 LOCK: Final = "lock"
+INDEX_BESIDE: Final = "index.new"
+INDEX_KEPT: Final = "index.damaged-"
 _MARKER_BYTES_MAX: Final = 4096
+_LOCK_BYTES_MAX: Final = 64 * 1024
+"""Far more than the longest path of a mount, escaped."""
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +38,11 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     uuid: str
     created_ns: int
+    checksum: str = ""
+    """CRC-32 of what stands before it, as 8 hexadecimal digits."""
+
+    def computed_checksum(self) -> str:
+        return f"{crc32(f'{self.format}/{self.version}/{self.uuid}/{self.created_ns}'.encode()):08x}"
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +78,14 @@ def create(path: Path, disk: Disk, now_ns: int) -> Marker:
     return Marker(format="snapfs", version=FORMAT_VERSION, uuid=str(uuid.uuid4()), created_ns=now_ns)
 
 
+def old_indexes(path: Path) -> list[Path]:
+    """Damaged indexes that are kept: what they say of the segments may still be wanted.  The user removes them."""
+    return [place for place in (*path.glob(f"{INDEX_KEPT}*"), path / INDEX_BESIDE) if place.exists()]
+
+
 def mark(path: Path, marker: Marker, disk: Disk) -> None:
-    disk.write_file("marker.write", path / MARKER, msgspec.json.encode(marker) + b"\n")
+    marker = msgspec.structs.replace(marker, checksum=marker.computed_checksum())
+    disk.write_file("marker", path / MARKER, msgspec.json.encode(marker) + b"\n")
 
 
 def read_marker(path: Path) -> Marker:
@@ -81,8 +97,7 @@ def read_marker(path: Path) -> Marker:
     Corrupt: the marker is unreadable.
     """
     try:
-        with (path / MARKER).open("rb") as file:
-            data = file.read(_MARKER_BYTES_MAX)
+        data = read_start(path / MARKER, _MARKER_BYTES_MAX)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not path.exists():
             raise NotFound(f"{path}: no such store", hint=f"make one with: snap init {path}") from error
@@ -91,10 +106,12 @@ def read_marker(path: Path) -> Marker:
         ) from error
     except PermissionError as error:
         raise NotPermitted(f"{path}: permission denied", hint="are you its owner?") from error
+    except OSError as error:
+        raise from_os(error, str(path / MARKER)) from error
     try:
         marker = msgspec.json.decode(data, type=Marker)
-    except msgspec.MsgspecError as error:
-        raise Corrupt(f"{path / MARKER}: damaged ({error})") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Corrupt(f"{path / MARKER}: damaged ({error})", hint="run: snap fsck --repair") from error
     if marker.format != "snapfs":
         raise Invalid(f"{path}: not a snapfs store (format {marker.format!r})")
     if marker.version != FORMAT_VERSION:
@@ -102,6 +119,8 @@ def read_marker(path: Path) -> Marker:
             f"{path}: store format {marker.version}, this snapfs knows {FORMAT_VERSION}",
             hint="use a snapfs of the version that made or last wrote the store",
         )
+    if marker.checksum != marker.computed_checksum():
+        raise Corrupt(f"{path / MARKER}: damaged (its checksum does not match)", hint="run: snap fsck --repair")
     return marker
 
 
@@ -111,8 +130,13 @@ class Lock:
     def __init__(self, path: Path, mountpoint: str = "") -> None:
         """Raises:
         Busy: another process holds it; the message names its pid.
+        NotPermitted: it belongs to another user.
+        Corrupt: something else is in its place.
         """
-        fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = open_file(path / LOCK, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise from_os(error, str(path / LOCK)) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -139,6 +163,6 @@ class Lock:
 def read_holder(path: Path) -> Holder | None:
     """Who wrote the lock file last; None if nobody did or it was released."""
     try:
-        return msgspec.json.decode((path / LOCK).read_bytes(), type=Holder)
-    except (OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(read_start(path / LOCK, _LOCK_BYTES_MAX), type=Holder)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -39,15 +39,20 @@ class _File:
 
 
 class Segments:
-    def __init__(self, path: Path, store_uuid: bytes, disk: Disk, *, newest: SegmentId, end: int) -> None:
-        """``newest`` is the segment to append to at ``end`` (0: begin a new one), as the index knows them."""
+    def __init__(
+        self, path: Path, store_uuid: bytes, disk: Disk, *, newest: SegmentId, end: int,
+        bytes_max: int = SEGMENT_BYTES_MAX,
+    ) -> None:  # fmt: skip
+        """``newest`` is the segment to append to at ``end`` (0: begin a new one), as the index knows them; one that
+        has ``bytes_max`` is closed."""
         self._path = path
         self._uuid = store_uuid
         self._disk = disk
         self._files: OrderedDict[SegmentId, _File] = OrderedDict()
         on_disk = [int(entry.stem) for entry in path.glob("*.seg") if entry.stem.isdigit()]
         self._next = max([newest, *on_disk]) + 1
-        self._current = newest if end and end < SEGMENT_BYTES_MAX else SegmentId(0)
+        self._bytes_max = bytes_max
+        self._current = newest if end and end < bytes_max else SegmentId(0)
         self._end = end
         self.unsynced: set[SegmentId] = set()
 
@@ -70,16 +75,26 @@ class Segments:
         """Append block records (head, stored bytes); returns (segment, offset) of each.
 
         Raises:
-            NoSpace, IOFailure: nothing is lost; what was written is overwritten by the next append.
+            NoSpace, IOFailure: nothing is lost; what was written is cut off, and overwritten by the next append.
         """
+        ends = {self._current: self._end}
+        try:
+            return self._append(records, ends)
+        except SnapfsError:
+            self._give_up(ends)
+            raise
+
+    def _append(self, records: list[tuple[fmt.Head, bytes]], ends: dict[SegmentId, int]) -> list[tuple[SegmentId, int]]:
+        """As ``append``.  ``ends`` gets where each segment that is begun ended before."""
         places: list[tuple[SegmentId, int]] = []
         index = 0
         while index < len(records):
-            if not self._current or self._end >= SEGMENT_BYTES_MAX:
+            if not self._current or self._end >= self._bytes_max:
                 self._begin()
+                ends[self._current] = self._end
             parts: list[bytes] = []
             offset = self._end
-            while index < len(records) and offset < SEGMENT_BYTES_MAX and len(parts) < _PARTS_MAX:
+            while index < len(records) and offset < self._bytes_max and len(parts) < _PARTS_MAX:
                 head, stored = records[index]
                 places.append((self._current, offset))
                 size = fmt.record_bytes(head.stored_bytes)
@@ -89,18 +104,25 @@ class Segments:
                 index += 1
             fd = self._disk.open("segment.open", self.file_path(self._current), os.O_WRONLY)
             try:
-                try:
-                    self._disk.pwrite("segment.append", fd, parts, self._end)
-                except SnapfsError:
-                    # What was written of it must not take the space that a commit needs.
-                    with contextlib.suppress(SnapfsError):
-                        self._disk.truncate("segment.cut", fd, self._end)
-                    raise
+                self._disk.pwrite("segment.append", fd, parts, self._end)
                 self.unsynced.add(self._current)  # after: a sync under way may have missed the bytes
             finally:
                 os.close(fd)
             self._end = offset
         return places
+
+    def _give_up(self, ends: dict[SegmentId, int]) -> None:
+        """What was written of an append that failed must neither take the space that a commit needs nor stay for ever
+        between blocks."""
+        for segment, end in ends.items():
+            if segment:
+                with contextlib.suppress(SnapfsError):
+                    fd = self._disk.open("segment.open", self.file_path(segment), os.O_WRONLY)
+                    try:
+                        self._disk.truncate("segment.cut", fd, end)
+                    finally:
+                        os.close(fd)
+        self._end = ends[self._current]
 
     def _begin(self) -> None:
         segment = SegmentId(self._next)
@@ -111,8 +133,15 @@ class Segments:
             self.unsynced.add(segment)
         finally:
             os.close(fd)
-        self._disk.sync_directory("segment.directory", self._path)
         self._next += 1
+        try:
+            self._disk.sync_directory("segment.directory", self._path)
+        except SnapfsError:
+            # The kernel takes the name for written now, whatever became of it: it is never tried again.
+            self.unsynced.discard(segment)
+            with contextlib.suppress(SnapfsError):
+                self._disk.unlink("segment.drop", path)
+            raise
         self._current = segment
         self._end = fmt.SEGMENT_HEADER_BYTES
 
@@ -121,7 +150,7 @@ class Segments:
 
         Raises:
             IOFailure: bytes may be lost, whatever the disk said: the kernel drops what it could not write.
-            NoSpace: a segment could not even be opened; nothing is lost.
+            NoSpace, Unavailable: a segment could not even be opened; nothing is lost.
         """
         for segment in sorted(self.unsynced):
             self.unsynced.discard(segment)
@@ -137,12 +166,21 @@ class Segments:
                 self.unsynced.add(segment)
                 raise
 
+    def erase(self, segment: SegmentId, offset: int) -> None:
+        """Zero a record's header, so that whoever reads the segment finds no record there."""
+        self._disk.pwrite("segment.erase", self.open(segment).fd, [bytes(fmt.BLOCK_HEADER_BYTES)], offset)
+        self.unsynced.add(segment)
+
     def punch(self, segment: SegmentId, offset: int, length: int) -> None:
         """Free the whole pages inside the range."""
         first = -(-offset // PAGE_BYTES) * PAGE_BYTES
         last = (offset + length) // PAGE_BYTES * PAGE_BYTES
         if first < last:
             self._disk.punch("segment.punch", self.open(segment).fd, first, last - first)
+
+    def cut(self, segment: SegmentId, end: int) -> None:
+        """Give back what lies after the end of a segment that is not appended to any more."""
+        self._disk.truncate("segment.cut", self.open(segment).fd, end)
 
     def drop(self, segment: SegmentId) -> None:
         """Remove a segment that holds no live block; never the one being appended to."""

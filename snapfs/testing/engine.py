@@ -10,13 +10,17 @@ from typing import Final, TypeVar
 import trio
 
 from snapfs import api
+from snapfs.format.records import SnapshotRecord
+from snapfs.format.seals import content_digest
 from snapfs.service import Service
 from snapfs.store.disk import Disk
+from snapfs.testing.sealing import elements, replayed
 from snapfs.testing.trees import DIRECTORY, FIFO, FILE, SYMLINK, Path, Shown, Tree
-from snapfs.types import Ino
+from snapfs.types import Epoch, Ino
 from snapfs.versions.epochs import View
+from snapfs.versions.lthash import LtHash
 from snapfs.volume.lake import Lake
-from snapfs.volume.limits import DEFAULT
+from snapfs.volume.limits import DEFAULT, Limits
 
 T = TypeVar("T")
 
@@ -38,9 +42,9 @@ def text(path: Path) -> str:
 class EngineSubject:
     xattrs = True
 
-    def __init__(self, path: pathlib.Path, disk: Disk | None = None) -> None:
+    def __init__(self, path: pathlib.Path, disk: Disk | None = None, limits: Limits = DEFAULT) -> None:
         self.path = path
-        self.limits = DEFAULT
+        self.limits = limits
         """Count from the next ``reopen`` or ``crash`` on."""
         self._disk = disk
         if not path.exists():
@@ -193,9 +197,32 @@ class EngineSubject:
     def reclaim(self) -> None:
         async def reclaim() -> None:
             await self.lake.sync()
-            await self.lake.reclaim_all()
+            await self.lake.settle()
 
         self.run(reclaim)
+
+    def seal(self) -> None:
+        self.run(self.lake.seal_all)
+
+    def seals(self) -> dict[Epoch, tuple[bytes, bytes]]:
+        """(digest, content) of each snapshot that is sealed."""
+        sealed = filter(None, (self.lake.sealer.get(record.epoch) for record in self.records()))
+        return {seal.epoch: (seal.digest, seal.content) for seal in sealed}
+
+    def check_seals(self) -> None:
+        """Each seal's content, and what it lists, are what the snapshot shows."""
+        for record in self.records():
+            seal = self.lake.sealer.get(record.epoch)
+            if seal is not None:
+                shown = elements(self.lake.index, self.lake.snapshots.view(record))
+                content = LtHash()
+                for element in shown:
+                    content.add(element)
+                assert content_digest(content.state()) == seal.content, f"{record.name}: sealed with other content"
+                assert replayed(self.lake, seal) == set(shown), f"{record.name}: its seal lists something else"
+
+    def records(self) -> list[SnapshotRecord]:
+        return [record for volume in self.lake.volumes.all() for record in self.lake.snapshots.all(volume)]
 
     def reopen(self) -> None:
         self.flush()
@@ -211,7 +238,8 @@ class EngineSubject:
         return [f"{finding.code}: {finding.message}" for finding in report.findings]
 
     def stored_bytes(self) -> int:
-        return self.lake.core.blocks.stored_bytes
+        space = self.lake.core.blocks.space
+        return space.stored_bytes + space.seal_bytes
 
     def close(self) -> None:
         self.lake.close()

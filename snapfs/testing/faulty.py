@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from snapfs.store.disk import Disk, from_os
@@ -45,6 +46,10 @@ class FaultyDisk(Disk):
     def pread_cached(self, fd: int, size: int, offset: int) -> bytes | None:
         return None if self.failing else super().pread_cached(fd, size, offset)
 
+    def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
+        self._called(what)
+        return super().read_direct(what, path, size, offset)
+
     def sync(self, what: str, fd: int) -> None:
         self._called(what)
         super().sync(what, fd)
@@ -52,6 +57,26 @@ class FaultyDisk(Disk):
     def sync_directory(self, what: str, path: Path) -> None:
         self._called(what)
         super().sync_directory(what, path)
+
+    def rename(self, what: str, path: Path, new: Path) -> None:
+        self._called(what)
+        super().rename(what, path, new)
+
+    def exchange(self, what: str, one: Path, other: Path) -> None:
+        self._called(what)
+        super().exchange(what, one, other)
+
+    def grow(self, what: str, path: Path, size: int) -> None:
+        self._called(what)
+        super().grow(what, path, size)
+
+    def allocate(self, what: str, path: Path, offset: int, length: int) -> None:
+        self._called(what)
+        super().allocate(what, path, offset, length)
+
+    def perform(self, what: str, action: Callable[[], None]) -> None:
+        self._called(what)
+        super().perform(what, action)
 
     def punch(self, what: str, fd: int, offset: int, length: int) -> None:
         self._called(what)

@@ -24,6 +24,13 @@ _SECONDS_MAX: Final = 20.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def rename_with_flags(path: bytes, new: bytes, flags: int) -> None:
+    """renameat2(2)."""
+    if _libc.renameat2(_AT_FDCWD, path, _AT_FDCWD, new, flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 class MountSubject:
     """A mounted store.
 
@@ -72,10 +79,7 @@ class MountSubject:
 
     def rename(self, volume: str, path: Path, new: Path, *, noreplace: bool, exchange: bool) -> None:
         flags = (_NOREPLACE if noreplace else 0) | (_EXCHANGE if exchange else 0)
-        names = self._path(volume, path), self._path(volume, new)
-        if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], flags) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+        rename_with_flags(self._path(volume, path), self._path(volume, new), flags)
 
     def _open(self, volume: str, path: Path) -> int:
         """A regular file, to write to; a fifo must not block us."""
@@ -234,9 +238,12 @@ class MountSubject:
         """Once reclaiming, in the background, has come to an end: waits for 0."""
         deadline = time.monotonic() + _SECONDS_MAX
         with self._connect() as client:
-            while (stored := client.get_store().stored_bytes) and time.monotonic() < deadline:
+            while True:
+                store = client.get_store()
+                held = store.stored_bytes + store.seal_bytes
+                if not held or time.monotonic() > deadline:
+                    return held
                 time.sleep(0.01)
-        return stored
 
     def close(self) -> None:
         """Others clean the mount up."""

@@ -38,8 +38,9 @@ class MountedStore:
         self.snap = self.volume / ".snap"
         self.pid = 0
         self.options: dict[str, bool] = {}
-        Lake.create(self.store)
-        self.root.mkdir()
+        if not self.store.exists():
+            Lake.create(self.store)
+        self.root.mkdir(exist_ok=True)
 
     def mount(self, **options: bool) -> MountedStore:
         self.options = options or self.options
@@ -133,7 +134,7 @@ def mounted(stores: Callable[..., MountedStore]) -> Iterator[MountedStore]:
     yield one
     one.close()
     complaints = [line for line in one.log().splitlines() if " WARNING " in line or " ERROR " in line]
-    assert not complaints
+    assert not complaints, "\n".join(complaints)
 
 
 @pytest.fixture

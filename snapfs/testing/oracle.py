@@ -274,7 +274,10 @@ class Oracle:
     def restore(self, volume: str, name: str, path: Path) -> None:
         """Refuses, perhaps half done, when something of another type is in the way: then ``resync`` is needed."""
         source = self.find(volume, name).root
-        _resolve(source, path)
+        try:
+            _resolve(source, path)
+        except NotADirectory:
+            raise NotFound(repr(path)) from None
         head = self.volumes[volume].root
         copies: dict[int, Node] = {}
         if not path:

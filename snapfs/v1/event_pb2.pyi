@@ -23,6 +23,8 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_CHECKOUT: _ClassVar[EventKind]
     EVENT_KIND_RESTORE: _ClassVar[EventKind]
     EVENT_KIND_WARNING: _ClassVar[EventKind]
+    EVENT_KIND_VOLUME_UPDATED: _ClassVar[EventKind]
+    EVENT_KIND_DAMAGE_FOUND: _ClassVar[EventKind]
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_VOLUME_CREATED: EventKind
 EVENT_KIND_VOLUME_DELETED: EventKind
@@ -34,6 +36,8 @@ EVENT_KIND_TAG_DELETED: EventKind
 EVENT_KIND_CHECKOUT: EventKind
 EVENT_KIND_RESTORE: EventKind
 EVENT_KIND_WARNING: EventKind
+EVENT_KIND_VOLUME_UPDATED: EventKind
+EVENT_KIND_DAMAGE_FOUND: EventKind
 
 class Event(_message.Message):
     __slots__ = ("sequence", "time", "kind", "volume", "snapshot", "commit", "message")

@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from snapfs.v1 import snapshot_pb2 as _snapshot_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -24,7 +25,7 @@ OPERATION_STATE_FAILED: OperationState
 OPERATION_STATE_CANCELLED: OperationState
 
 class Operation(_message.Message):
-    __slots__ = ("id", "kind", "state", "done", "total", "start_time", "end_time", "error", "check")
+    __slots__ = ("id", "kind", "state", "done", "total", "start_time", "end_time", "error", "check", "verify")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +35,7 @@ class Operation(_message.Message):
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     state: OperationState
@@ -43,7 +45,8 @@ class Operation(_message.Message):
     end_time: _timestamp_pb2.Timestamp
     error: OperationError
     check: CheckReport
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[OperationState, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[OperationError, _Mapping]] = ..., check: _Optional[_Union[CheckReport, _Mapping]] = ...) -> None: ...
+    verify: VerifyReport
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[OperationState, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[OperationError, _Mapping]] = ..., check: _Optional[_Union[CheckReport, _Mapping]] = ..., verify: _Optional[_Union[VerifyReport, _Mapping]] = ...) -> None: ...
 
 class OperationError(_message.Message):
     __slots__ = ("reason", "message", "hint")
@@ -56,18 +59,52 @@ class OperationError(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class CheckReport(_message.Message):
-    __slots__ = ("findings", "inodes", "blocks", "snapshots", "data_read_bytes")
+    __slots__ = ("findings", "inodes", "blocks", "snapshots", "data_read_bytes", "damage")
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     INODES_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     DATA_READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGE_FIELD_NUMBER: _ClassVar[int]
     findings: _containers.RepeatedCompositeFieldContainer[Finding]
     inodes: int
     blocks: int
     snapshots: int
     data_read_bytes: int
-    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., inodes: _Optional[int] = ..., blocks: _Optional[int] = ..., snapshots: _Optional[int] = ..., data_read_bytes: _Optional[int] = ...) -> None: ...
+    damage: _containers.RepeatedCompositeFieldContainer[Damage]
+    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., inodes: _Optional[int] = ..., blocks: _Optional[int] = ..., snapshots: _Optional[int] = ..., data_read_bytes: _Optional[int] = ..., damage: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
+
+class Damage(_message.Message):
+    __slots__ = ("volume", "path", "head", "snapshots", "good", "blocks")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    GOOD_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    path: bytes
+    head: bool
+    snapshots: _containers.RepeatedScalarFieldContainer[str]
+    good: _containers.RepeatedScalarFieldContainer[str]
+    blocks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, volume: _Optional[str] = ..., path: _Optional[bytes] = ..., head: _Optional[bool] = ..., snapshots: _Optional[_Iterable[str]] = ..., good: _Optional[_Iterable[str]] = ..., blocks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class VerifyReport(_message.Message):
+    __slots__ = ("snapshot", "digest", "findings", "files", "data_read_bytes", "chained")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    DATA_READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHAINED_FIELD_NUMBER: _ClassVar[int]
+    snapshot: _snapshot_pb2.Snapshot
+    digest: str
+    findings: _containers.RepeatedCompositeFieldContainer[Finding]
+    files: int
+    data_read_bytes: int
+    chained: bool
+    def __init__(self, snapshot: _Optional[_Union[_snapshot_pb2.Snapshot, _Mapping]] = ..., digest: _Optional[str] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., files: _Optional[int] = ..., data_read_bytes: _Optional[int] = ..., chained: _Optional[bool] = ...) -> None: ...
 
 class Finding(_message.Message):
     __slots__ = ("code", "message")

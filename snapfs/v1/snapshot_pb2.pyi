@@ -57,7 +57,7 @@ class GitCommit(_message.Message):
     def __init__(self, commit: _Optional[str] = ..., branch: _Optional[str] = ..., subject: _Optional[str] = ..., author: _Optional[str] = ..., remote: _Optional[str] = ..., dirty: _Optional[bool] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("volume", "name", "create_time", "message", "meta", "git", "parent", "current", "created", "tags")
+    __slots__ = ("volume", "name", "create_time", "message", "meta", "git", "parent", "current", "created", "tags", "seal")
     class MetaEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class Snapshot(_message.Message):
     CURRENT_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     volume: str
     name: str
     create_time: _timestamp_pb2.Timestamp
@@ -85,7 +86,8 @@ class Snapshot(_message.Message):
     current: bool
     created: bool
     tags: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, volume: _Optional[str] = ..., name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[str] = ..., meta: _Optional[_Mapping[str, str]] = ..., git: _Optional[_Union[GitCommit, _Mapping]] = ..., parent: _Optional[str] = ..., current: _Optional[bool] = ..., created: _Optional[bool] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
+    seal: str
+    def __init__(self, volume: _Optional[str] = ..., name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[str] = ..., meta: _Optional[_Mapping[str, str]] = ..., git: _Optional[_Union[GitCommit, _Mapping]] = ..., parent: _Optional[str] = ..., current: _Optional[bool] = ..., created: _Optional[bool] = ..., tags: _Optional[_Iterable[str]] = ..., seal: _Optional[str] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ("volume", "name", "message", "meta", "git", "request_id")

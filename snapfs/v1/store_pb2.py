@@ -22,42 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from snapfs.v1 import operation_pb2 as snapfs_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15snapfs/v1/store.proto\x12\tsnapfs.v1\x1a\x19snapfs/v1/operation.proto\"\x11\n\x0fGetStoreRequest\"\xbc\x02\n\x10GetStoreResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\r\x12\x0f\n\x07volumes\x18\x04 \x01(\x04\x12\x11\n\tsnapshots\x18\x05 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x06 \x01(\x04\x12\x15\n\rlogical_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bindex_bytes\x18\x08 \x01(\x04\x12\x12\n\ndisk_bytes\x18\t \x01(\x04\x12\x12\n\nfree_bytes\x18\n \x01(\x04\x12\x12\n\nmountpoint\x18\x0b \x01(\t\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x0f\n\x07version\x18\r \x01(\t\x12\x16\n\x0euptime_seconds\x18\x0e \x01(\x04\x12\x13\n\x0b\x64irty_bytes\x18\x0f \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x10 \x01(\t\"\'\n\x11\x43heckStoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"=\n\x12\x43heckStoreResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation\"\x13\n\x11GetMetricsRequest\"\"\n\x12GetMetricsResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"}\n\x07Setting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x12\n\nconfigured\x18\x05 \x01(\x08\x12\x15\n\rneeds_restart\x18\x06 \x01(\x08\"\x14\n\x12GetSettingsRequest\"I\n\x13GetSettingsResponse\x12$\n\x08settings\x18\x01 \x03(\x0b\x32\x12.snapfs.v1.Setting\x12\x0c\n\x04path\x18\x02 \x01(\t\"3\n\x14UpdateSettingRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"<\n\x15UpdateSettingResponse\x12#\n\x07setting\x18\x01 \x01(\x0b\x32\x12.snapfs.v1.Setting\"\x17\n\x15ReloadSettingsRequest\":\n\x16ReloadSettingsResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x03(\t\x12\x0f\n\x07waiting\x18\x02 \x03(\t2\xe2\x03\n\x0cStoreService\x12\x43\n\x08GetStore\x12\x1a.snapfs.v1.GetStoreRequest\x1a\x1b.snapfs.v1.GetStoreResponse\x12I\n\nCheckStore\x12\x1c.snapfs.v1.CheckStoreRequest\x1a\x1d.snapfs.v1.CheckStoreResponse\x12I\n\nGetMetrics\x12\x1c.snapfs.v1.GetMetricsRequest\x1a\x1d.snapfs.v1.GetMetricsResponse\x12L\n\x0bGetSettings\x12\x1d.snapfs.v1.GetSettingsRequest\x1a\x1e.snapfs.v1.GetSettingsResponse\x12R\n\rUpdateSetting\x12\x1f.snapfs.v1.UpdateSettingRequest\x1a .snapfs.v1.UpdateSettingResponse\x12U\n\x0eReloadSettings\x12 .snapfs.v1.ReloadSettingsRequest\x1a!.snapfs.v1.ReloadSettingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15snapfs/v1/store.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19snapfs/v1/operation.proto\"\x11\n\x0fGetStoreRequest\"\xd0\x02\n\x10GetStoreResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\r\x12\x0f\n\x07volumes\x18\x04 \x01(\x04\x12\x11\n\tsnapshots\x18\x05 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x06 \x01(\x04\x12\x15\n\rlogical_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bindex_bytes\x18\x08 \x01(\x04\x12\x12\n\ndisk_bytes\x18\t \x01(\x04\x12\x12\n\nfree_bytes\x18\n \x01(\x04\x12\x12\n\nmountpoint\x18\x0b \x01(\t\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x0f\n\x07version\x18\r \x01(\t\x12\x16\n\x0euptime_seconds\x18\x0e \x01(\x04\x12\x13\n\x0b\x64irty_bytes\x18\x0f \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x10 \x01(\t\x12\x12\n\nseal_bytes\x18\x11 \x01(\x04\"\'\n\x11\x43heckStoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"=\n\x12\x43heckStoreResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation\"M\n\x15VerifySnapshotRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x16VerifySnapshotResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation\"\xb9\x02\n\x05Scrub\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.snapfs.v1.ScrubState\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nindex_done\x18\x04 \x01(\x04\x12\x0c\n\x04\x64one\x18\x05 \x01(\x04\x12\r\n\x05total\x18\x06 \x01(\x04\x12\x17\n\x0f\x64\x61ta_read_bytes\x18\x07 \x01(\x04\x12\r\n\x05\x66ound\x18\x08 \x01(\x04\x12$\n\x08\x66indings\x18\t \x03(\x0b\x32\x12.snapfs.v1.Finding\x12-\n\tnext_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x11StartScrubRequest\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x04\"5\n\x12StartScrubResponse\x12\x1f\n\x05scrub\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Scrub\"\x11\n\x0fGetScrubRequest\"3\n\x10GetScrubResponse\x12\x1f\n\x05scrub\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Scrub\"\x13\n\x11PauseScrubRequest\"5\n\x12PauseScrubResponse\x12\x1f\n\x05scrub\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Scrub\"\x14\n\x12\x43\x61ncelScrubRequest\"6\n\x13\x43\x61ncelScrubResponse\x12\x1f\n\x05scrub\x18\x01 \x01(\x0b\x32\x10.snapfs.v1.Scrub\"\x13\n\x11GetMetricsRequest\"\"\n\x12GetMetricsResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"}\n\x07Setting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x12\n\nconfigured\x18\x05 \x01(\x08\x12\x15\n\rneeds_restart\x18\x06 \x01(\x08\"\x14\n\x12GetSettingsRequest\"I\n\x13GetSettingsResponse\x12$\n\x08settings\x18\x01 \x03(\x0b\x32\x12.snapfs.v1.Setting\x12\x0c\n\x04path\x18\x02 \x01(\t\"3\n\x14UpdateSettingRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"<\n\x15UpdateSettingResponse\x12#\n\x07setting\x18\x01 \x01(\x0b\x32\x12.snapfs.v1.Setting\"\x17\n\x15ReloadSettingsRequest\":\n\x16ReloadSettingsResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x03(\t\x12\x0f\n\x07waiting\x18\x02 \x03(\t*\xa6\x01\n\nScrubState\x12\x1b\n\x17SCRUB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11SCRUB_STATE_NEVER\x10\x01\x12\x17\n\x13SCRUB_STATE_RUNNING\x10\x02\x12\x16\n\x12SCRUB_STATE_PAUSED\x10\x03\x12\x18\n\x14SCRUB_STATE_FINISHED\x10\x04\x12\x19\n\x15SCRUB_STATE_CANCELLED\x10\x05\x32\xe2\x06\n\x0cStoreService\x12\x43\n\x08GetStore\x12\x1a.snapfs.v1.GetStoreRequest\x1a\x1b.snapfs.v1.GetStoreResponse\x12I\n\nCheckStore\x12\x1c.snapfs.v1.CheckStoreRequest\x1a\x1d.snapfs.v1.CheckStoreResponse\x12U\n\x0eVerifySnapshot\x12 .snapfs.v1.VerifySnapshotRequest\x1a!.snapfs.v1.VerifySnapshotResponse\x12I\n\nStartScrub\x12\x1c.snapfs.v1.StartScrubRequest\x1a\x1d.snapfs.v1.StartScrubResponse\x12\x43\n\x08GetScrub\x12\x1a.snapfs.v1.GetScrubRequest\x1a\x1b.snapfs.v1.GetScrubResponse\x12I\n\nPauseScrub\x12\x1c.snapfs.v1.PauseScrubRequest\x1a\x1d.snapfs.v1.PauseScrubResponse\x12L\n\x0b\x43\x61ncelScrub\x12\x1d.snapfs.v1.CancelScrubRequest\x1a\x1e.snapfs.v1.CancelScrubResponse\x12I\n\nGetMetrics\x12\x1c.snapfs.v1.GetMetricsRequest\x1a\x1d.snapfs.v1.GetMetricsResponse\x12L\n\x0bGetSettings\x12\x1d.snapfs.v1.GetSettingsRequest\x1a\x1e.snapfs.v1.GetSettingsResponse\x12R\n\rUpdateSetting\x12\x1f.snapfs.v1.UpdateSettingRequest\x1a .snapfs.v1.UpdateSettingResponse\x12U\n\x0eReloadSettings\x12 .snapfs.v1.ReloadSettingsRequest\x1a!.snapfs.v1.ReloadSettingsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'snapfs.v1.store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSTOREREQUEST']._serialized_start=63
-  _globals['_GETSTOREREQUEST']._serialized_end=80
-  _globals['_GETSTORERESPONSE']._serialized_start=83
-  _globals['_GETSTORERESPONSE']._serialized_end=399
-  _globals['_CHECKSTOREREQUEST']._serialized_start=401
-  _globals['_CHECKSTOREREQUEST']._serialized_end=440
-  _globals['_CHECKSTORERESPONSE']._serialized_start=442
-  _globals['_CHECKSTORERESPONSE']._serialized_end=503
-  _globals['_GETMETRICSREQUEST']._serialized_start=505
-  _globals['_GETMETRICSREQUEST']._serialized_end=524
-  _globals['_GETMETRICSRESPONSE']._serialized_start=526
-  _globals['_GETMETRICSRESPONSE']._serialized_end=560
-  _globals['_SETTING']._serialized_start=562
-  _globals['_SETTING']._serialized_end=687
-  _globals['_GETSETTINGSREQUEST']._serialized_start=689
-  _globals['_GETSETTINGSREQUEST']._serialized_end=709
-  _globals['_GETSETTINGSRESPONSE']._serialized_start=711
-  _globals['_GETSETTINGSRESPONSE']._serialized_end=784
-  _globals['_UPDATESETTINGREQUEST']._serialized_start=786
-  _globals['_UPDATESETTINGREQUEST']._serialized_end=837
-  _globals['_UPDATESETTINGRESPONSE']._serialized_start=839
-  _globals['_UPDATESETTINGRESPONSE']._serialized_end=899
-  _globals['_RELOADSETTINGSREQUEST']._serialized_start=901
-  _globals['_RELOADSETTINGSREQUEST']._serialized_end=924
-  _globals['_RELOADSETTINGSRESPONSE']._serialized_start=926
-  _globals['_RELOADSETTINGSRESPONSE']._serialized_end=984
-  _globals['_STORESERVICE']._serialized_start=987
-  _globals['_STORESERVICE']._serialized_end=1469
+  _globals['_SCRUBSTATE']._serialized_start=1830
+  _globals['_SCRUBSTATE']._serialized_end=1996
+  _globals['_GETSTOREREQUEST']._serialized_start=96
+  _globals['_GETSTOREREQUEST']._serialized_end=113
+  _globals['_GETSTORERESPONSE']._serialized_start=116
+  _globals['_GETSTORERESPONSE']._serialized_end=452
+  _globals['_CHECKSTOREREQUEST']._serialized_start=454
+  _globals['_CHECKSTOREREQUEST']._serialized_end=493
+  _globals['_CHECKSTORERESPONSE']._serialized_start=495
+  _globals['_CHECKSTORERESPONSE']._serialized_end=556
+  _globals['_VERIFYSNAPSHOTREQUEST']._serialized_start=558
+  _globals['_VERIFYSNAPSHOTREQUEST']._serialized_end=635
+  _globals['_VERIFYSNAPSHOTRESPONSE']._serialized_start=637
+  _globals['_VERIFYSNAPSHOTRESPONSE']._serialized_end=702
+  _globals['_SCRUB']._serialized_start=705
+  _globals['_SCRUB']._serialized_end=1018
+  _globals['_STARTSCRUBREQUEST']._serialized_start=1020
+  _globals['_STARTSCRUBREQUEST']._serialized_end=1065
+  _globals['_STARTSCRUBRESPONSE']._serialized_start=1067
+  _globals['_STARTSCRUBRESPONSE']._serialized_end=1120
+  _globals['_GETSCRUBREQUEST']._serialized_start=1122
+  _globals['_GETSCRUBREQUEST']._serialized_end=1139
+  _globals['_GETSCRUBRESPONSE']._serialized_start=1141
+  _globals['_GETSCRUBRESPONSE']._serialized_end=1192
+  _globals['_PAUSESCRUBREQUEST']._serialized_start=1194
+  _globals['_PAUSESCRUBREQUEST']._serialized_end=1213
+  _globals['_PAUSESCRUBRESPONSE']._serialized_start=1215
+  _globals['_PAUSESCRUBRESPONSE']._serialized_end=1268
+  _globals['_CANCELSCRUBREQUEST']._serialized_start=1270
+  _globals['_CANCELSCRUBREQUEST']._serialized_end=1290
+  _globals['_CANCELSCRUBRESPONSE']._serialized_start=1292
+  _globals['_CANCELSCRUBRESPONSE']._serialized_end=1346
+  _globals['_GETMETRICSREQUEST']._serialized_start=1348
+  _globals['_GETMETRICSREQUEST']._serialized_end=1367
+  _globals['_GETMETRICSRESPONSE']._serialized_start=1369
+  _globals['_GETMETRICSRESPONSE']._serialized_end=1403
+  _globals['_SETTING']._serialized_start=1405
+  _globals['_SETTING']._serialized_end=1530
+  _globals['_GETSETTINGSREQUEST']._serialized_start=1532
+  _globals['_GETSETTINGSREQUEST']._serialized_end=1552
+  _globals['_GETSETTINGSRESPONSE']._serialized_start=1554
+  _globals['_GETSETTINGSRESPONSE']._serialized_end=1627
+  _globals['_UPDATESETTINGREQUEST']._serialized_start=1629
+  _globals['_UPDATESETTINGREQUEST']._serialized_end=1680
+  _globals['_UPDATESETTINGRESPONSE']._serialized_start=1682
+  _globals['_UPDATESETTINGRESPONSE']._serialized_end=1742
+  _globals['_RELOADSETTINGSREQUEST']._serialized_start=1744
+  _globals['_RELOADSETTINGSREQUEST']._serialized_end=1767
+  _globals['_RELOADSETTINGSRESPONSE']._serialized_start=1769
+  _globals['_RELOADSETTINGSRESPONSE']._serialized_end=1827
+  _globals['_STORESERVICE']._serialized_start=1999
+  _globals['_STORESERVICE']._serialized_end=2865
 # @@protoc_insertion_point(module_scope)

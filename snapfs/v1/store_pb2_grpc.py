@@ -45,6 +45,31 @@ class StoreServiceStub:
                 request_serializer=snapfs_dot_v1_dot_store__pb2.CheckStoreRequest.SerializeToString,
                 response_deserializer=snapfs_dot_v1_dot_store__pb2.CheckStoreResponse.FromString,
                 _registered_method=True)
+        self.VerifySnapshot = channel.unary_unary(
+                '/snapfs.v1.StoreService/VerifySnapshot',
+                request_serializer=snapfs_dot_v1_dot_store__pb2.VerifySnapshotRequest.SerializeToString,
+                response_deserializer=snapfs_dot_v1_dot_store__pb2.VerifySnapshotResponse.FromString,
+                _registered_method=True)
+        self.StartScrub = channel.unary_unary(
+                '/snapfs.v1.StoreService/StartScrub',
+                request_serializer=snapfs_dot_v1_dot_store__pb2.StartScrubRequest.SerializeToString,
+                response_deserializer=snapfs_dot_v1_dot_store__pb2.StartScrubResponse.FromString,
+                _registered_method=True)
+        self.GetScrub = channel.unary_unary(
+                '/snapfs.v1.StoreService/GetScrub',
+                request_serializer=snapfs_dot_v1_dot_store__pb2.GetScrubRequest.SerializeToString,
+                response_deserializer=snapfs_dot_v1_dot_store__pb2.GetScrubResponse.FromString,
+                _registered_method=True)
+        self.PauseScrub = channel.unary_unary(
+                '/snapfs.v1.StoreService/PauseScrub',
+                request_serializer=snapfs_dot_v1_dot_store__pb2.PauseScrubRequest.SerializeToString,
+                response_deserializer=snapfs_dot_v1_dot_store__pb2.PauseScrubResponse.FromString,
+                _registered_method=True)
+        self.CancelScrub = channel.unary_unary(
+                '/snapfs.v1.StoreService/CancelScrub',
+                request_serializer=snapfs_dot_v1_dot_store__pb2.CancelScrubRequest.SerializeToString,
+                response_deserializer=snapfs_dot_v1_dot_store__pb2.CancelScrubResponse.FromString,
+                _registered_method=True)
         self.GetMetrics = channel.unary_unary(
                 '/snapfs.v1.StoreService/GetMetrics',
                 request_serializer=snapfs_dot_v1_dot_store__pb2.GetMetricsRequest.SerializeToString,
@@ -80,6 +105,42 @@ class StoreServiceServicer:
 
     def CheckStore(self, request, context):
         """Checks every invariant and every byte, changing nothing: an operation whose result is a CheckReport.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifySnapshot(self, request, context):
+        """Proves that a snapshot shows what it was sealed with, by reading all of it: an operation whose result is a
+        VerifyReport.  Fails: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartScrub(self, request, context):
+        """Begins to verify the whole store in the background, or goes on with what was paused; one that runs goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetScrub(self, request, context):
+        """The scrub that runs, or the last one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseScrub(self, request, context):
+        """Halts the scrub until it is started again.  Fails: FAILED_PRECONDITION: none runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelScrub(self, request, context):
+        """Ends the scrub that runs or is paused: the next one begins anew.  Fails: FAILED_PRECONDITION: there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +187,31 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.CheckStore,
                     request_deserializer=snapfs_dot_v1_dot_store__pb2.CheckStoreRequest.FromString,
                     response_serializer=snapfs_dot_v1_dot_store__pb2.CheckStoreResponse.SerializeToString,
+            ),
+            'VerifySnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifySnapshot,
+                    request_deserializer=snapfs_dot_v1_dot_store__pb2.VerifySnapshotRequest.FromString,
+                    response_serializer=snapfs_dot_v1_dot_store__pb2.VerifySnapshotResponse.SerializeToString,
+            ),
+            'StartScrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartScrub,
+                    request_deserializer=snapfs_dot_v1_dot_store__pb2.StartScrubRequest.FromString,
+                    response_serializer=snapfs_dot_v1_dot_store__pb2.StartScrubResponse.SerializeToString,
+            ),
+            'GetScrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScrub,
+                    request_deserializer=snapfs_dot_v1_dot_store__pb2.GetScrubRequest.FromString,
+                    response_serializer=snapfs_dot_v1_dot_store__pb2.GetScrubResponse.SerializeToString,
+            ),
+            'PauseScrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseScrub,
+                    request_deserializer=snapfs_dot_v1_dot_store__pb2.PauseScrubRequest.FromString,
+                    response_serializer=snapfs_dot_v1_dot_store__pb2.PauseScrubResponse.SerializeToString,
+            ),
+            'CancelScrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelScrub,
+                    request_deserializer=snapfs_dot_v1_dot_store__pb2.CancelScrubRequest.FromString,
+                    response_serializer=snapfs_dot_v1_dot_store__pb2.CancelScrubResponse.SerializeToString,
             ),
             'GetMetrics': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMetrics,
@@ -203,6 +289,141 @@ class StoreService:
             '/snapfs.v1.StoreService/CheckStore',
             snapfs_dot_v1_dot_store__pb2.CheckStoreRequest.SerializeToString,
             snapfs_dot_v1_dot_store__pb2.CheckStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifySnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.StoreService/VerifySnapshot',
+            snapfs_dot_v1_dot_store__pb2.VerifySnapshotRequest.SerializeToString,
+            snapfs_dot_v1_dot_store__pb2.VerifySnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.StoreService/StartScrub',
+            snapfs_dot_v1_dot_store__pb2.StartScrubRequest.SerializeToString,
+            snapfs_dot_v1_dot_store__pb2.StartScrubResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.StoreService/GetScrub',
+            snapfs_dot_v1_dot_store__pb2.GetScrubRequest.SerializeToString,
+            snapfs_dot_v1_dot_store__pb2.GetScrubResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.StoreService/PauseScrub',
+            snapfs_dot_v1_dot_store__pb2.PauseScrubRequest.SerializeToString,
+            snapfs_dot_v1_dot_store__pb2.PauseScrubResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.StoreService/CancelScrub',
+            snapfs_dot_v1_dot_store__pb2.CancelScrubRequest.SerializeToString,
+            snapfs_dot_v1_dot_store__pb2.CancelScrubResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,49 +26,53 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from snapfs.v1 import snapshot_pb2 as snapfs_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16snapfs/v1/volume.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18snapfs/v1/snapshot.proto\"j\n\x06Volume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tsnapshots\x18\x02 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06parent\x18\x04 \x01(\t\"7\n\x13\x43reateVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"9\n\x14\x43reateVolumeResponse\x12!\n\x06volume\x18\x01 \x01(\x0b\x32\x11.snapfs.v1.Volume\" \n\x10GetVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x11GetVolumeResponse\x12!\n\x06volume\x18\x01 \x01(\x0b\x32\x11.snapfs.v1.Volume\";\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x13ListVolumesResponse\x12\"\n\x07volumes\x18\x01 \x03(\x0b\x32\x11.snapfs.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x13\x44\x65leteVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x16\n\x14\x44\x65leteVolumeResponse\"R\n\x0c\x43loneRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"2\n\rCloneResponse\x12!\n\x06volume\x18\x01 \x01(\x0b\x32\x11.snapfs.v1.Volume\"g\n\x0f\x43heckoutRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12#\n\x07unsaved\x18\x03 \x01(\x0e\x32\x12.snapfs.v1.Unsaved\x12\r\n\x05label\x18\x04 \x01(\t\"l\n\x10\x43heckoutResponse\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.snapfs.v1.Snapshot\x12\"\n\x05saved\x18\x02 \x01(\x0b\x32\x13.snapfs.v1.Snapshot\x12\r\n\x05moved\x18\x03 \x01(\x08\"A\n\x0eRestoreRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\r\n\x05paths\x18\x03 \x03(\x0c\"D\n\x0fRestoreResponse\x12\r\n\x05paths\x18\x01 \x03(\x0c\x12\r\n\x05\x66iles\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"\x1f\n\rStatusRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\"4\n\x0eStatusResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.snapfs.v1.Change*]\n\x07Unsaved\x12\x17\n\x13UNSAVED_UNSPECIFIED\x10\x00\x12\x12\n\x0eUNSAVED_REFUSE\x10\x01\x12\x10\n\x0cUNSAVED_SAVE\x10\x02\x12\x13\n\x0fUNSAVED_DISCARD\x10\x03\x32\xcb\x04\n\rVolumeService\x12O\n\x0c\x43reateVolume\x12\x1e.snapfs.v1.CreateVolumeRequest\x1a\x1f.snapfs.v1.CreateVolumeResponse\x12\x46\n\tGetVolume\x12\x1b.snapfs.v1.GetVolumeRequest\x1a\x1c.snapfs.v1.GetVolumeResponse\x12L\n\x0bListVolumes\x12\x1d.snapfs.v1.ListVolumesRequest\x1a\x1e.snapfs.v1.ListVolumesResponse\x12O\n\x0c\x44\x65leteVolume\x12\x1e.snapfs.v1.DeleteVolumeRequest\x1a\x1f.snapfs.v1.DeleteVolumeResponse\x12:\n\x05\x43lone\x12\x17.snapfs.v1.CloneRequest\x1a\x18.snapfs.v1.CloneResponse\x12\x43\n\x08\x43heckout\x12\x1a.snapfs.v1.CheckoutRequest\x1a\x1b.snapfs.v1.CheckoutResponse\x12@\n\x07Restore\x12\x19.snapfs.v1.RestoreRequest\x1a\x1a.snapfs.v1.RestoreResponse\x12?\n\x06Status\x12\x18.snapfs.v1.StatusRequest\x1a\x19.snapfs.v1.StatusResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16snapfs/v1/volume.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18snapfs/v1/snapshot.proto\"\x93\x01\n\x06Volume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tsnapshots\x18\x02 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06parent\x18\x04 \x01(\t\x12\x13\n\x0bquota_bytes\x18\x05 \x01(\x04\x12\x12\n\nused_bytes\x18\x06 \x01(\x04\"7\n\x13\x43reateVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"9\n\x14\x43reateVolumeResponse\x12!\n\x06volume\x18\x01 \x01(\x0b\x32\x11.snapfs.v1.Volume\" \n\x10GetVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x11GetVolumeResponse\x12!\n\x06volume\x18\x01 \x01(\x0b\x32\x11.snapfs.v1.Volume\";\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x13ListVolumesResponse\x12\"\n\x07volumes\x18\x01 \x03(\x0b\x32\x11.snapfs.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x13UpdateVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0bquota_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_quota_bytes\"9\n\x14UpdateVolumeResponse\x12!\n\x06volume\x18\x01 \x01(\x0b\x32\x11.snapfs.v1.Volume\"2\n\x13\x44\x65leteVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x16\n\x14\x44\x65leteVolumeResponse\"R\n\x0c\x43loneRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"2\n\rCloneResponse\x12!\n\x06volume\x18\x01 \x01(\x0b\x32\x11.snapfs.v1.Volume\"g\n\x0f\x43heckoutRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12#\n\x07unsaved\x18\x03 \x01(\x0e\x32\x12.snapfs.v1.Unsaved\x12\r\n\x05label\x18\x04 \x01(\t\"l\n\x10\x43heckoutResponse\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.snapfs.v1.Snapshot\x12\"\n\x05saved\x18\x02 \x01(\x0b\x32\x13.snapfs.v1.Snapshot\x12\r\n\x05moved\x18\x03 \x01(\x08\"A\n\x0eRestoreRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\r\n\x05paths\x18\x03 \x03(\x0c\"D\n\x0fRestoreResponse\x12\r\n\x05paths\x18\x01 \x03(\x0c\x12\r\n\x05\x66iles\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"\x1f\n\rStatusRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\"4\n\x0eStatusResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.snapfs.v1.Change*]\n\x07Unsaved\x12\x17\n\x13UNSAVED_UNSPECIFIED\x10\x00\x12\x12\n\x0eUNSAVED_REFUSE\x10\x01\x12\x10\n\x0cUNSAVED_SAVE\x10\x02\x12\x13\n\x0fUNSAVED_DISCARD\x10\x03\x32\x9c\x05\n\rVolumeService\x12O\n\x0c\x43reateVolume\x12\x1e.snapfs.v1.CreateVolumeRequest\x1a\x1f.snapfs.v1.CreateVolumeResponse\x12\x46\n\tGetVolume\x12\x1b.snapfs.v1.GetVolumeRequest\x1a\x1c.snapfs.v1.GetVolumeResponse\x12L\n\x0bListVolumes\x12\x1d.snapfs.v1.ListVolumesRequest\x1a\x1e.snapfs.v1.ListVolumesResponse\x12O\n\x0cUpdateVolume\x12\x1e.snapfs.v1.UpdateVolumeRequest\x1a\x1f.snapfs.v1.UpdateVolumeResponse\x12O\n\x0c\x44\x65leteVolume\x12\x1e.snapfs.v1.DeleteVolumeRequest\x1a\x1f.snapfs.v1.DeleteVolumeResponse\x12:\n\x05\x43lone\x12\x17.snapfs.v1.CloneRequest\x1a\x18.snapfs.v1.CloneResponse\x12\x43\n\x08\x43heckout\x12\x1a.snapfs.v1.CheckoutRequest\x1a\x1b.snapfs.v1.CheckoutResponse\x12@\n\x07Restore\x12\x19.snapfs.v1.RestoreRequest\x1a\x1a.snapfs.v1.RestoreResponse\x12?\n\x06Status\x12\x18.snapfs.v1.StatusRequest\x1a\x19.snapfs.v1.StatusResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'snapfs.v1.volume_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UNSAVED']._serialized_start=1206
-  _globals['_UNSAVED']._serialized_end=1299
-  _globals['_VOLUME']._serialized_start=96
-  _globals['_VOLUME']._serialized_end=202
-  _globals['_CREATEVOLUMEREQUEST']._serialized_start=204
-  _globals['_CREATEVOLUMEREQUEST']._serialized_end=259
-  _globals['_CREATEVOLUMERESPONSE']._serialized_start=261
-  _globals['_CREATEVOLUMERESPONSE']._serialized_end=318
-  _globals['_GETVOLUMEREQUEST']._serialized_start=320
-  _globals['_GETVOLUMEREQUEST']._serialized_end=352
-  _globals['_GETVOLUMERESPONSE']._serialized_start=354
-  _globals['_GETVOLUMERESPONSE']._serialized_end=408
-  _globals['_LISTVOLUMESREQUEST']._serialized_start=410
-  _globals['_LISTVOLUMESREQUEST']._serialized_end=469
-  _globals['_LISTVOLUMESRESPONSE']._serialized_start=471
-  _globals['_LISTVOLUMESRESPONSE']._serialized_end=553
-  _globals['_DELETEVOLUMEREQUEST']._serialized_start=555
-  _globals['_DELETEVOLUMEREQUEST']._serialized_end=605
-  _globals['_DELETEVOLUMERESPONSE']._serialized_start=607
-  _globals['_DELETEVOLUMERESPONSE']._serialized_end=629
-  _globals['_CLONEREQUEST']._serialized_start=631
-  _globals['_CLONEREQUEST']._serialized_end=713
-  _globals['_CLONERESPONSE']._serialized_start=715
-  _globals['_CLONERESPONSE']._serialized_end=765
-  _globals['_CHECKOUTREQUEST']._serialized_start=767
-  _globals['_CHECKOUTREQUEST']._serialized_end=870
-  _globals['_CHECKOUTRESPONSE']._serialized_start=872
-  _globals['_CHECKOUTRESPONSE']._serialized_end=980
-  _globals['_RESTOREREQUEST']._serialized_start=982
-  _globals['_RESTOREREQUEST']._serialized_end=1047
-  _globals['_RESTORERESPONSE']._serialized_start=1049
-  _globals['_RESTORERESPONSE']._serialized_end=1117
-  _globals['_STATUSREQUEST']._serialized_start=1119
-  _globals['_STATUSREQUEST']._serialized_end=1150
-  _globals['_STATUSRESPONSE']._serialized_start=1152
-  _globals['_STATUSRESPONSE']._serialized_end=1204
-  _globals['_VOLUMESERVICE']._serialized_start=1302
-  _globals['_VOLUMESERVICE']._serialized_end=1889
+  _globals['_UNSAVED']._serialized_start=1386
+  _globals['_UNSAVED']._serialized_end=1479
+  _globals['_VOLUME']._serialized_start=97
+  _globals['_VOLUME']._serialized_end=244
+  _globals['_CREATEVOLUMEREQUEST']._serialized_start=246
+  _globals['_CREATEVOLUMEREQUEST']._serialized_end=301
+  _globals['_CREATEVOLUMERESPONSE']._serialized_start=303
+  _globals['_CREATEVOLUMERESPONSE']._serialized_end=360
+  _globals['_GETVOLUMEREQUEST']._serialized_start=362
+  _globals['_GETVOLUMEREQUEST']._serialized_end=394
+  _globals['_GETVOLUMERESPONSE']._serialized_start=396
+  _globals['_GETVOLUMERESPONSE']._serialized_end=450
+  _globals['_LISTVOLUMESREQUEST']._serialized_start=452
+  _globals['_LISTVOLUMESREQUEST']._serialized_end=511
+  _globals['_LISTVOLUMESRESPONSE']._serialized_start=513
+  _globals['_LISTVOLUMESRESPONSE']._serialized_end=595
+  _globals['_UPDATEVOLUMEREQUEST']._serialized_start=597
+  _globals['_UPDATEVOLUMEREQUEST']._serialized_end=674
+  _globals['_UPDATEVOLUMERESPONSE']._serialized_start=676
+  _globals['_UPDATEVOLUMERESPONSE']._serialized_end=733
+  _globals['_DELETEVOLUMEREQUEST']._serialized_start=735
+  _globals['_DELETEVOLUMEREQUEST']._serialized_end=785
+  _globals['_DELETEVOLUMERESPONSE']._serialized_start=787
+  _globals['_DELETEVOLUMERESPONSE']._serialized_end=809
+  _globals['_CLONEREQUEST']._serialized_start=811
+  _globals['_CLONEREQUEST']._serialized_end=893
+  _globals['_CLONERESPONSE']._serialized_start=895
+  _globals['_CLONERESPONSE']._serialized_end=945
+  _globals['_CHECKOUTREQUEST']._serialized_start=947
+  _globals['_CHECKOUTREQUEST']._serialized_end=1050
+  _globals['_CHECKOUTRESPONSE']._serialized_start=1052
+  _globals['_CHECKOUTRESPONSE']._serialized_end=1160
+  _globals['_RESTOREREQUEST']._serialized_start=1162
+  _globals['_RESTOREREQUEST']._serialized_end=1227
+  _globals['_RESTORERESPONSE']._serialized_start=1229
+  _globals['_RESTORERESPONSE']._serialized_end=1297
+  _globals['_STATUSREQUEST']._serialized_start=1299
+  _globals['_STATUSREQUEST']._serialized_end=1330
+  _globals['_STATUSRESPONSE']._serialized_start=1332
+  _globals['_STATUSRESPONSE']._serialized_end=1384
+  _globals['_VOLUMESERVICE']._serialized_start=1482
+  _globals['_VOLUMESERVICE']._serialized_end=2150
 # @@protoc_insertion_point(module_scope)

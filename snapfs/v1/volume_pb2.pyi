@@ -23,16 +23,20 @@ UNSAVED_SAVE: Unsaved
 UNSAVED_DISCARD: Unsaved
 
 class Volume(_message.Message):
-    __slots__ = ("name", "snapshots", "create_time", "parent")
+    __slots__ = ("name", "snapshots", "create_time", "parent", "quota_bytes", "used_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     snapshots: int
     create_time: _timestamp_pb2.Timestamp
     parent: str
-    def __init__(self, name: _Optional[str] = ..., snapshots: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent: _Optional[str] = ...) -> None: ...
+    quota_bytes: int
+    used_bytes: int
+    def __init__(self, name: _Optional[str] = ..., snapshots: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ...) -> None: ...
 
 class CreateVolumeRequest(_message.Message):
     __slots__ = ("name", "request_id")
@@ -75,6 +79,20 @@ class ListVolumesResponse(_message.Message):
     volumes: _containers.RepeatedCompositeFieldContainer[Volume]
     next_page_token: str
     def __init__(self, volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class UpdateVolumeRequest(_message.Message):
+    __slots__ = ("name", "quota_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    quota_bytes: int
+    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ...) -> None: ...
+
+class UpdateVolumeResponse(_message.Message):
+    __slots__ = ("volume",)
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    volume: Volume
+    def __init__(self, volume: _Optional[_Union[Volume, _Mapping]] = ...) -> None: ...
 
 class DeleteVolumeRequest(_message.Message):
     __slots__ = ("name", "force")

@@ -50,6 +50,11 @@ class VolumeServiceStub:
                 request_serializer=snapfs_dot_v1_dot_volume__pb2.ListVolumesRequest.SerializeToString,
                 response_deserializer=snapfs_dot_v1_dot_volume__pb2.ListVolumesResponse.FromString,
                 _registered_method=True)
+        self.UpdateVolume = channel.unary_unary(
+                '/snapfs.v1.VolumeService/UpdateVolume',
+                request_serializer=snapfs_dot_v1_dot_volume__pb2.UpdateVolumeRequest.SerializeToString,
+                response_deserializer=snapfs_dot_v1_dot_volume__pb2.UpdateVolumeResponse.FromString,
+                _registered_method=True)
         self.DeleteVolume = channel.unary_unary(
                 '/snapfs.v1.VolumeService/DeleteVolume',
                 request_serializer=snapfs_dot_v1_dot_volume__pb2.DeleteVolumeRequest.SerializeToString,
@@ -97,6 +102,13 @@ class VolumeServiceServicer:
 
     def ListVolumes(self, request, context):
         """By name.  Shows a caller only the volumes that it may see.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateVolume(self, request, context):
+        """Changes what the request sets.  Fails: NOT_FOUND, INVALID_ARGUMENT (nothing is set).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +167,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.ListVolumes,
                     request_deserializer=snapfs_dot_v1_dot_volume__pb2.ListVolumesRequest.FromString,
                     response_serializer=snapfs_dot_v1_dot_volume__pb2.ListVolumesResponse.SerializeToString,
+            ),
+            'UpdateVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateVolume,
+                    request_deserializer=snapfs_dot_v1_dot_volume__pb2.UpdateVolumeRequest.FromString,
+                    response_serializer=snapfs_dot_v1_dot_volume__pb2.UpdateVolumeResponse.SerializeToString,
             ),
             'DeleteVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteVolume,
@@ -264,6 +281,33 @@ class VolumeService:
             '/snapfs.v1.VolumeService/ListVolumes',
             snapfs_dot_v1_dot_volume__pb2.ListVolumesRequest.SerializeToString,
             snapfs_dot_v1_dot_volume__pb2.ListVolumesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.VolumeService/UpdateVolume',
+            snapfs_dot_v1_dot_volume__pb2.UpdateVolumeRequest.SerializeToString,
+            snapfs_dot_v1_dot_volume__pb2.UpdateVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

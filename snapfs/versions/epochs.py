@@ -13,7 +13,7 @@ import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from snapfs.errors import NoSpace, NotFound
+from snapfs.errors import Corrupt, NoSpace, NotFound
 from snapfs.format import keys, records
 from snapfs.store.index import Index, items
 from snapfs.types import VIEW_BITS, Epoch, VolumeId
@@ -82,20 +82,78 @@ class View:
         return self.path.last
 
 
+class Moment:
+    """The tree as it was at a moment: for reading that state, whatever is folded meanwhile."""
+
+    def __init__(self, parents: dict[Epoch, Epoch], folding: set[Epoch]) -> None:
+        self._parents = parents
+        self._folding = folding
+        self._near: Path | None = None
+
+    def __contains__(self, epoch: Epoch) -> bool:
+        return epoch in self._parents
+
+    def whole(self, epoch: Epoch) -> bool:
+        """Whether the view of the epoch shows what it always did: none of its versions has moved to a child."""
+        return epoch in self._parents and epoch not in self._folding
+
+    def ancestors(self, epoch: Epoch) -> Iterator[Epoch]:
+        """Its parent, the parent's parent, and so on.
+
+        Raises:
+            Corrupt: one of them is missing.
+        """
+        while (parent := self._parents.get(epoch)) != ROOT:
+            if parent is None:
+                raise Corrupt(f"epoch {epoch} is missing", hint="run: snap fsck")
+            epoch = parent
+            yield epoch
+
+    def view(self, epoch: Epoch, volume: VolumeId) -> View:
+        return View(volume, self._path(epoch), writable=False)
+
+    def _path(self, epoch: Epoch) -> Path:
+        near = self._near
+        if near is not None and epoch in near:
+            return Path(near.chain, epoch)
+        path = [epoch]
+        for ancestor in self.ancestors(epoch):
+            if near is not None and ancestor == near.last:  # it goes on where the last one ended
+                chain = near.chain
+                break
+            path.append(ancestor)
+        else:
+            chain = Chain([])
+        for member in reversed(path):
+            chain.append(member)
+        self._near = Path(chain, epoch)
+        return self._near
+
+
 class Epochs:
     """Table ``epochs``, kept in memory: one small tuple an epoch."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._next = int.from_bytes(index.get("meta", b"next_epoch") or b"\1", "little")
         self._parent: dict[Epoch, Epoch] = {}
         self._volume: dict[Epoch, VolumeId] = {}
         self._children: dict[Epoch, set[Epoch]] = {}
         self.dying: set[Epoch] = set()
         self._chains: weakref.WeakSet[Chain] = weakref.WeakSet()
-        for key, payload in items(index, "epochs"):
+        self.load()
+
+    def load(self) -> None:
+        """Take what the index has in place of what is in memory.  Paths that were given out stay as they are."""
+        self._next = int.from_bytes(self._index.get("meta", b"next_epoch") or b"\1", "little")
+        for known in (self._parent, self._volume, self._children, self.dying):
+            known.clear()
+        for key, payload in items(self._index, "epochs"):
             epoch = Epoch(keys.from_u64(key))
             parent, volume, state = records.decode_epoch(payload)
+            if parent >= epoch:  # a circle would never end
+                raise Corrupt(f"epoch {epoch} descends from {parent}, which is not older", hint="run: snap fsck")
+            if max(epoch, volume) >= self._next:  # a number given twice would make a circle, too
+                raise Corrupt(f"epoch {epoch} of volume {volume} has a number not yet given", hint="run: snap fsck")
             self._attach(epoch, parent, volume)
             if state == records.DYING:
                 self.dying.add(epoch)
@@ -132,20 +190,39 @@ class Epochs:
     def all(self) -> list[Epoch]:
         return sorted(self._parent)
 
+    def __contains__(self, epoch: Epoch) -> bool:
+        return epoch in self._parent
+
+    def moment(self) -> Moment:
+        """As it is now.  A dying epoch is folded once it has one child or none; it never gets a further one."""
+        return Moment(dict(self._parent), {epoch for epoch in self.dying if len(self.children(epoch)) < 2})
+
     def parent(self, epoch: Epoch) -> Epoch:
-        return self._parent[epoch]
+        """Raises:
+        Corrupt: no such epoch, which somebody names.
+        """
+        parent = self._parent.get(epoch)
+        if parent is None:
+            raise Corrupt(f"epoch {epoch} is missing", hint="run: snap fsck")
+        return parent
 
     def volume(self, epoch: Epoch) -> VolumeId:
+        """Raises as ``parent``."""
+        self.parent(epoch)
         return self._volume[epoch]
 
     def children(self, epoch: Epoch) -> set[Epoch]:
         return self._children.get(epoch, set())
 
     def ancestors(self, epoch: Epoch) -> Iterator[Epoch]:
-        """The epoch itself, its parent, and so on."""
+        """The epoch itself, its parent, and so on.
+
+        Raises:
+            Corrupt: one of them is missing.
+        """
         while epoch != ROOT:
             yield epoch
-            epoch = self._parent[epoch]
+            epoch = self.parent(epoch)
 
     def path(self, epoch: Epoch, near: Path | None = None) -> Path:
         """Path of an epoch, sharing the chain of ``near`` when it lies on it.

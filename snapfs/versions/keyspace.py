@@ -19,7 +19,7 @@ from typing import Final
 
 from snapfs.errors import ReadOnly, Stale
 from snapfs.format import keys, records
-from snapfs.store.index import Cursor, Index, Reading
+from snapfs.store.index import Cursor, EngineError, Index, Reading, damaged
 from snapfs.types import Epoch
 from snapfs.versions.epochs import ROOT, View
 
@@ -47,16 +47,19 @@ class Snapshotted:
         cursor = self._seeker()
         epoch = view.path.last
         length = len(subject) + keys.EPOCH_BYTES
-        while cursor.set_range(keys.versioned(subject, epoch)):
-            key = cursor.key()
-            if len(key) != length or not key.startswith(subject):
-                return None
-            found = keys.epoch_of(key)
-            if found in view.path:
-                return found, records.unseal(key, cursor.value())
-            epoch = view.path.below(found)
-            if epoch == ROOT:
-                return None
+        try:
+            while cursor.set_range(keys.versioned(subject, epoch)):
+                key = cursor.key()
+                if len(key) != length or not key.startswith(subject):
+                    return None
+                found = keys.epoch_of(key)
+                if found in view.path:
+                    return found, records.unseal(key, cursor.value())
+                epoch = view.path.below(found)
+                if epoch == ROOT:
+                    return None
+        except EngineError as error:
+            raise damaged(error) from error
         return None
 
     def get(self, view: View, subject: bytes) -> bytes | None:
@@ -67,24 +70,27 @@ class Snapshotted:
     def scan(self, view: View, prefix: bytes, start: bytes = b"", stop: bytes | None = None) -> Iterator[Version]:
         """Versions that the view sees of the subjects with the prefix, in order, from prefix + start on and
         before prefix + stop.  Do not change the tree while the iterator is in use."""
-        cursor = self._source.cursor("tree")
         path = view.path
         end = None if stop is None else prefix + stop
-        found = cursor.set_range(prefix + start)
-        while found:
-            key = cursor.key()
-            subject = key[: -keys.EPOCH_BYTES]
-            if not key.startswith(prefix) or (end is not None and subject >= end):
-                return
-            epoch = keys.epoch_of(key)
-            if epoch not in path:
-                lower = path.below(epoch) if epoch <= path.last else path.last
-                found = self._skip(cursor, subject, lower)
-                continue
-            payload = records.unseal(key, cursor.value())
-            if payload:
-                yield subject, epoch, payload
-            found = self._past(cursor, subject)
+        try:
+            cursor = self._source.cursor("tree")
+            found = cursor.set_range(prefix + start)
+            while found:
+                key = cursor.key()
+                subject = key[: -keys.EPOCH_BYTES]
+                if not key.startswith(prefix) or (end is not None and subject >= end):
+                    return
+                epoch = keys.epoch_of(key)
+                if epoch not in path:
+                    lower = path.below(epoch) if epoch <= path.last else path.last
+                    found = self._skip(cursor, subject, lower)
+                    continue
+                payload = records.unseal(key, cursor.value())
+                if payload:
+                    yield subject, epoch, payload
+                found = self._past(cursor, subject)
+        except EngineError as error:
+            raise damaged(error) from error
 
     @staticmethod
     def _skip(cursor: Cursor, subject: bytes, epoch: Epoch) -> bool:
@@ -105,15 +111,18 @@ class Snapshotted:
 
     def changes(self, epoch: Epoch, prefix: bytes = b"") -> Iterator[bytes]:
         """Subjects with the prefix that have a version at the epoch, in order."""
-        cursor = self._source.cursor("changes")
         head = keys.u64(epoch)
-        found = cursor.set_range(head + prefix)
-        while found:
-            key = cursor.key()
-            if not key.startswith(head + prefix):
-                return
-            yield key[len(head) :]
-            found = cursor.next()
+        try:
+            cursor = self._source.cursor("changes")
+            found = cursor.set_range(head + prefix)
+            while found:
+                key = cursor.key()
+                if not key.startswith(head + prefix):
+                    return
+                yield key[len(head) :]
+                found = cursor.next()
+        except EngineError as error:
+            raise damaged(error) from error
 
     def at(self, epoch: Epoch, subject: bytes) -> bytes | None:
         """Payload of exactly this version; a tombstone is empty; None: no such version."""
@@ -176,14 +185,17 @@ class Keyspace(Snapshotted):
             return None
         cursor = self._seeker()
         length = len(subject) + keys.EPOCH_BYTES
-        while lower != ROOT and cursor.set_range(keys.versioned(subject, lower)):
-            key = cursor.key()
-            if len(key) != length or not key.startswith(subject):
-                return None
-            found = keys.epoch_of(key)
-            if found in view.path:
-                return records.unseal(key, cursor.value()) or None
-            lower = view.path.below(found)
+        try:
+            while lower != ROOT and cursor.set_range(keys.versioned(subject, lower)):
+                key = cursor.key()
+                if len(key) != length or not key.startswith(subject):
+                    return None
+                found = keys.epoch_of(key)
+                if found in view.path:
+                    return records.unseal(key, cursor.value()) or None
+                lower = view.path.below(found)
+        except EngineError as error:
+            raise damaged(error) from error
         return None
 
     def drop_at(self, epoch: Epoch, subject: bytes) -> bool:

@@ -28,6 +28,7 @@ from snapfs.types import BLOCK_BYTES_MAX, INO_BITS, PAGE_BYTES, Epoch, Ino
 from snapfs.versions.epochs import Epochs, View
 from snapfs.versions.keyspace import Keyspace, Snapshotted
 from snapfs.volume.events import EventLog
+from snapfs.volume.quota import Usages
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Host space that admission leaves free, beside what waits to be written: for commits and for deletions."""
@@ -46,8 +47,14 @@ ALL_FORKS: Final = 0xFFFFFFFF
 """In table ``reap``: everything of the inode."""
 
 
+_CLOCK_REALTIME_COARSE: Final = 5
+"""Of linux/time.h; Python does not name it."""
+
+
 def now_ns() -> int:
-    return time.time_ns()
+    """The clock as of the kernel's last tick, which also stamps what the kernel caches: a finer one would let a file's
+    ctime go back when a write that the kernel stamped follows a change that we did."""
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 class Core:
@@ -60,6 +67,7 @@ class Core:
         self.epochs = Epochs(index)
         self.tree = Keyspace(index)
         self.events = EventLog(index)
+        self.usages = Usages()
         self.dirty_bytes = 0
         """File data in memory, not yet in a segment."""
         self.dirty_runs = 0
@@ -168,6 +176,7 @@ class Core:
         for block, delta in deltas.items():
             if delta:
                 self.blocks.adjust(block, delta)  # type: ignore[arg-type]
+        self.usages.grow(view, plan.covered_bytes)
 
     # -- records that no view can reach
 
@@ -184,10 +193,12 @@ class Core:
         own epoch holds of it dropped."""
         self.tree.delete(view, keys.inode(inode.ino))
         self.reap(view.epoch, inode.ino, ALL_FORKS)
+        self.usages.grow(view, -inode.allocated_bytes)
 
     def next_fork(self, view: View, inode: Inode) -> Inode:
         """The inode without its data, in O(1).  The caller stores it."""
         self.reap(view.epoch, inode.ino, inode.fork)
+        self.usages.grow(view, -inode.allocated_bytes)
         return msgspec.structs.replace(inode, fork=inode.fork + 1, size=0, allocated_bytes=0)
 
     def reap(self, epoch: Epoch, ino: Ino, fork: int) -> None:

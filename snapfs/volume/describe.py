@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from snapfs import api
+from snapfs.format import keys
 from snapfs.format.records import SnapshotRecord
+from snapfs.format.seals import decode_record
 from snapfs.types import Epoch
-from snapfs.versions.epochs import Epochs
+from snapfs.volume.core import Core
 from snapfs.volume.snapshots import Snapshots
 from snapfs.volume.volumes import Volume, Volumes
 
 
 class Describe:
-    def __init__(self, epochs: Epochs, volumes: Volumes, snapshots: Snapshots) -> None:
-        self._epochs = epochs
+    def __init__(self, core: Core, volumes: Volumes, snapshots: Snapshots) -> None:
+        self._core = core
         self._volumes = volumes
         self._snapshots = snapshots
 
@@ -22,6 +24,8 @@ class Describe:
             snapshots=self._snapshots.count(volume),
             created_ns=volume.created_ns,
             parent=self._address(self._snapshots.base(volume)),
+            quota_bytes=volume.usage.quota_bytes,
+            used_bytes=volume.usage.total_bytes,
         )
 
     def snapshot(
@@ -29,7 +33,7 @@ class Describe:
     ) -> api.Snapshot:
         """The base, for those who describe many: of ``base_of(volume)``."""
         current = self.base_of(volume) if base is None else base
-        parent = next(self._snapshots.ancestry(self._epochs.parent(record.epoch)), None)
+        parent = next(self._snapshots.ancestry(self._core.epochs.parent(record.epoch)), None)
         return api.Snapshot(
             volume=volume.name,
             name=record.name,
@@ -41,7 +45,12 @@ class Describe:
             current=current == record.epoch,
             created=created,
             tags=record.tags,
+            seal=self._seal(record.epoch),
         )
+
+    def _seal(self, epoch: Epoch) -> str:
+        payload = self._core.index.get("seals", keys.u64(epoch))
+        return decode_record(payload).digest.hex() if payload else ""
 
     def base_of(self, volume: Volume) -> Epoch:
         """Epoch of the snapshot that the head stands on; 0 if there is none."""

@@ -17,6 +17,7 @@ from snapfs.types import FILE_BYTES_MAX, BlockId, Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.names import Names
+from snapfs.volume.whereabouts import of_inode
 from snapfs.volume.writeback import INLINE_BYTES, Writeback
 
 
@@ -59,8 +60,9 @@ class Files(Names):
             with core.blocks.pinned():
                 blocks = await fetch_blocks(core.blocks, {piece.block for piece in pieces} - {HOLE})
         except Corrupt as error:
-            core.events.warn(f"a read met damaged data: {error.message}")
-            raise Corrupt(f"inode {ino}, bytes from {offset}: {error.message}", hint=error.hint) from error
+            where = of_inode(core, view, ino)
+            core.events.warn(f"a read met damaged data: {where}: {error.message}")
+            raise Corrupt(f"{where}, bytes from {offset}: {error.message}", hint=error.hint) from error
         if not newer and len(pieces) == 1 and pieces[0].block != HOLE:
             return _slice(blocks[pieces[0].block], pieces[0])
         buffer = bytearray(length)
@@ -89,19 +91,19 @@ class Files(Names):
             check: called once nothing is waited for any more; may raise (a checkout came in between).
 
         Raises:
-            ReadOnly, NotFound, TooLarge, NoSpace (nothing of the write happened).
+            ReadOnly, NotFound, TooLarge, NoSpace, QuotaExceeded (nothing of the write happened).
         """
         self._tree.check_writable(view)
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
             raise TooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
-        await self._writeback.room(view, len(data))
+        growth = await self._writeback.room(view, ino, offset, len(data))
         self._tree.check_writable(view)
         if check is not None:
             check()
         inode = self._core.inode(view, ino)
         _check_regular(inode)
         self._core.admit(len(data))
-        self._writeback.write(view, ino, offset, data)
+        self._writeback.write(view, ino, offset, data, growth)
         if touch:
             now = now_ns()
             self._core.put_inode(view, msgspec.structs.replace(inode, mtime_ns=now, ctime_ns=now))

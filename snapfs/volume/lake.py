@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,14 +22,19 @@ from snapfs.store import layout
 from snapfs.store.blocks import Blocks
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, items
+from snapfs.store.leftovers import Leftovers
+from snapfs.store.medium import Medium
 from snapfs.store.segments import Segments
 from snapfs.timings import Timing
 from snapfs.types import Ino, SegmentId
+from snapfs.volume import doubt
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
 from snapfs.volume.limits import DEFAULT, Limits
 from snapfs.volume.once import Requests
 from snapfs.volume.reclaim import Reclaim
+from snapfs.volume.scrub.run import Scrub
+from snapfs.volume.seals.sealer import Sealer
 from snapfs.volume.snapshots import Snapshots
 from snapfs.volume.volumes import Volumes
 from snapfs.volume.writeback import Writeback
@@ -37,6 +42,11 @@ from snapfs.volume.writeback import Writeback
 COMMIT_PUTS_MAX: Final = 20_000
 """A commit comes early when the open transaction has grown this much."""
 
+SEALING_SECONDS_MAX: Final = 0.5
+"""How long the end waits for the last snapshots to be sealed."""
+
+_FETCH_PART: Final = 0.8
+"""Of the time after which work must be durable: the rest is for fetching and committing it."""
 _POLL_SECONDS: Final = 0.25
 _PAUSE_SECONDS: Final = 0.002
 """Between two batches of reclaiming, so that requests come first."""
@@ -50,7 +60,7 @@ class Lake:
         self.limits = limits
         self.uuid = marker.uuid
         self._lock = lock
-        self.index = Index(path / layout.INDEX)
+        self.index = Index(path / layout.INDEX, disk=disk)
         try:
             self._wire(marker, disk)
         except BaseException:
@@ -58,14 +68,20 @@ class Lake:
             raise
 
     def _wire(self, marker: layout.Marker, disk: Disk) -> None:
+        doubt.check_records(self.index)
         stored = (self.index.get("meta", b"uuid") or b"").decode()
         if stored != marker.uuid:
             raise Corrupt(f"{self.path}: the index belongs to another store ({stored or 'none'})")
-        newest, end = 0, 0
-        for key, payload in items(self.index, "segments"):
-            newest, end = keys.from_u64(key), records.decode_segment(payload)[0]
+        ends = {
+            SegmentId(keys.from_u64(key)): records.decode_segment(payload)[0]
+            for key, payload in items(self.index, "segments")
+        }
+        self._leftovers = Leftovers(self.path / layout.SEGMENTS, ends)
         store_uuid = bytes.fromhex(marker.uuid.replace("-", ""))
-        segments = Segments(self.path / layout.SEGMENTS, store_uuid, disk, newest=SegmentId(newest), end=end)
+        segments = Segments(
+            self.path / layout.SEGMENTS, store_uuid, disk, newest=self._leftovers.newest,
+            end=self._leftovers.append_at, bytes_max=self.limits.segment_bytes_max,
+        )  # fmt: skip
         seed = int.from_bytes(store_uuid[:8], "little")
         blocks = Blocks(self.index, segments, disk, self.limits.cache_bytes_max)
         self.core = Core(self.path, self.index, blocks, disk, seed)
@@ -75,11 +91,26 @@ class Lake:
         self.snapshots = Snapshots(self.core, self.volumes, self.files)
         self.requests = Requests(self.index, self.volumes, self.snapshots)
         self.reclaim = Reclaim(self.core)
+        self.sealer = Sealer(
+            self.core, self.writeback, self.volumes, self.snapshots, store_uuid, self.commit
+        )  # fmt: skip
+        medium = Medium(segments, disk, store_uuid)
+        self.scrub = Scrub(self.core, medium, created_ns=marker.created_ns, commit=self.commit)
         self._committing = trio.Lock()
         self._commits_done = 0
         self.commit_timing = Timing()
+        self.fetch: Callable[[], Awaitable[None]] | None = None
+        """Set by who mounts the store: brings in what the kernel holds back of written files."""
         self._wake_reclaim = trio.Event()
+        self.index.after_failure.append(self._fall_back)
         self._reap_orphans()
+
+    def _fall_back(self) -> None:
+        """The index takes no more changes and shows its last commit: so must all that is in memory, as after a
+        remount.  What waits to be stored never will be; programs were told, or will be when they sync."""
+        self.core.epochs.load()
+        self.volumes.fall_back()
+        self.writeback.discard_all()
 
     @classmethod
     def create(cls, path: Path, disk: Disk | None = None) -> None:
@@ -90,11 +121,16 @@ class Lake:
         """
         disk = disk or Disk()
         marker = layout.create(path, disk, now_ns())
-        index = Index(path / layout.INDEX, create=True)
-        index.put("meta", b"uuid", marker.uuid.encode())
-        index.commit()
-        index.close()
+        index = Index(path / layout.INDEX, create=True, disk=disk)
+        try:
+            index.put("meta", b"uuid", marker.uuid.encode())
+            index.commit()
+        finally:
+            index.close()
+        for directory in (path / layout.INDEX, path / layout.SEGMENTS, path):
+            disk.sync_directory("store.directory", directory)
         layout.mark(path, marker, disk)
+        disk.sync_directory("store.directory", path.parent)
 
     @classmethod
     def open(
@@ -163,14 +199,21 @@ class Lake:
         """Background work while it lasts: commits on a timer, flushes, reclaims.  At the end everything is synced."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._commit_on_timer)
+            nursery.start_soon(doubt.look_over, self.index, self.core.events, self.commit)
+            nursery.start_soon(self._fetch_on_timer)
             nursery.start_soon(self._flush_on_demand)
             nursery.start_soon(self._reclaim_in_background)
+            nursery.start_soon(self.scrub.run)
+            nursery.start_soon(self.sealer.run)
             try:
                 yield
             finally:
                 nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True):
                     await self.sync()
+                    if self.sealer.pending:  # the next one who opens the store goes on
+                        with trio.move_on_after(SEALING_SECONDS_MAX), contextlib.suppress(SnapfsError):
+                            await self.seal_all()
 
     async def _commit_on_timer(self) -> None:
         last = trio.current_time()
@@ -178,10 +221,21 @@ class Lake:
             await trio.sleep(_POLL_SECONDS)
             due = trio.current_time() - last >= self.limits.commit_seconds
             due, self.core.short_of_space = due or self.core.short_of_space, False
-            if due or self.index.puts > COMMIT_PUTS_MAX:
-                last = trio.current_time()
-                with contextlib.suppress(SnapfsError):  # whoever waits for a sync is told; this is tried again
+            with contextlib.suppress(SnapfsError):  # whoever waits for a sync is told; this is tried again
+                if due or self.index.puts > COMMIT_PUTS_MAX or (self.index.dirty and not self.index.reserve()):
+                    last = trio.current_time()
                     await self.sync()
+
+    async def _fetch_on_timer(self) -> None:
+        """What the kernel holds back of written files is as old as what we hold, and counts just so.  A task of its
+        own: fetching gigabytes takes a while."""
+        while True:
+            began = trio.current_time()
+            if self.fetch is not None:
+                with contextlib.suppress(SnapfsError):
+                    await self.fetch()
+                    await self.sync()
+            await trio.sleep_until(began + self.limits.commit_seconds * _FETCH_PART)
 
     async def _flush_on_demand(self) -> None:
         while True:
@@ -201,6 +255,23 @@ class Lake:
                 await self.reclaim_all()
             await self._wake_reclaim.wait()
 
+    async def seal_all(self) -> None:
+        """Every snapshot is sealed, durably, and the seals of those that were deleted are gone.
+
+        Raises:
+            NoSpace, IOFailure: some are not.
+        """
+        await self.sealer.run_now()
+
+    async def settle(self) -> None:
+        """Seal and reclaim until neither leaves work for the other: a fold takes bases away, a seal that goes leaves
+        blocks."""
+        while True:
+            await self.seal_all()
+            await self.reclaim_all()
+            if not self.sealer.pending:
+                return
+
     async def make_room(self) -> None:
         """The disk is full: give back at once what was deleted."""
         with contextlib.suppress(SnapfsError):
@@ -209,6 +280,8 @@ class Lake:
 
     async def reclaim_all(self) -> None:
         """Reclaim what can be reclaimed now."""
+        self.index.check()
+        segments = self.core.blocks.segments
         while True:
             while self.reclaim.step():  # noqa: ASYNC110 - the sleep is a pause, not a poll
                 await trio.sleep(_PAUSE_SECONDS)
@@ -218,7 +291,10 @@ class Lake:
             if empty or self.index.dirty:
                 await self.commit()
             for segment in empty:  # durably forgotten: nothing names them
-                self.core.blocks.segments.drop(segment)
+                segments.drop(segment)
+            if self._leftovers:  # what is in the table ``segments`` is durable: only a commit writes there
+                known = [SegmentId(keys.from_u64(key)) for key, _ in items(self.index, "segments")]
+                self._leftovers.remove(segments, known)
             if not self.reclaim.pending():
                 return
 

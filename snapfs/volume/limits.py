@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from snapfs.store.blocks import CACHE_BYTES_MAX
+from snapfs.store.segments import SEGMENT_BYTES_MAX
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +19,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Writers wait while more than this is in memory and not yet in a segment."""
     cache_bytes_max: int = CACHE_BYTES_MAX
     """Raw blocks kept in memory."""
+    segment_bytes_max: int = SEGMENT_BYTES_MAX
+    """A segment that has so much is closed, and the next one begun."""
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How background work goes on."""
+
+    scrub_bytes_per_second: int = 100 * 1024 * 1024
+    """Greater than 0."""
+    scrub_every_days: float = 30.0
+    """From the end of one scrub to the beginning of the next; 0: only when asked for."""
+
+
+DEFAULT_PACE: Final = Pace()
 DEFAULT: Final = Limits()

@@ -44,6 +44,13 @@ class Names(Attributes):
         """
         return self.getattr(view, self._entry(view, parent, name)[0])
 
+    def find(self, view: View, parent: Ino, name: bytes) -> Inode | None:
+        """As ``lookup``; None if there is no such name."""
+        if len(name) > NAME_BYTES_MAX:
+            return None
+        payload = self._tree.get(view, keys.dirent(parent, name, self._core.seed))
+        return None if payload is None else self.getattr(view, records.decode_dirent(payload)[0])
+
     def _entry(self, view: View, parent: Ino, name: bytes) -> tuple[Ino, int]:
         """(inode, S_IFMT bits) of an entry."""
         if len(name) > NAME_BYTES_MAX:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import trio
 
 from snapfs import api
-from snapfs.errors import SnapfsError
 from snapfs.format.records import SnapshotRecord
-from snapfs.types import Ino
-from snapfs.versions.epochs import View
+from snapfs.store import layout, verify
 from snapfs.versions.keyspace import Snapshotted
-from snapfs.volume.check import Check
+from snapfs.volume.check.base import Place
+from snapfs.volume.check.run import Check, structure
 from snapfs.volume.compare import compare, detached
 from snapfs.volume.lake import Lake
 from snapfs.volume.volumes import Volume
@@ -56,27 +54,25 @@ async def changes(
 
 async def check(lake: Lake, progress: Progress | None) -> api.CheckReport:
     """Check every invariant and every byte of the store as of now; changes nothing."""
-    with _checking(lake) as (checked, views):
+    lake.index.commit()
+    store_uuid = bytes.fromhex(lake.uuid.replace("-", ""))
+    place = Place(lake.path / layout.SEGMENTS, store_uuid, lake.core.disk)
+    with lake.index.reader() as reader:
+        checked = Check(reader, place, reader.stat("blocks"))
+        file = lake.path / layout.INDEX / verify.DATA_FILE
+        for problem in await trio.to_thread.run_sync(structure, file):
+            checked.findings.add("structure", problem)
+        steps = checked.run()
         last = trio.current_time()
-        for done, total in checked.run(views):
+        while True:
+            if checked.reads_blocks:
+                step = await trio.to_thread.run_sync(next, steps, None)
+            else:
+                step = next(steps, None)
+            if step is None:
+                return checked.report()
+            done, total = step
             if progress and (trio.current_time() - last > _PROGRESS_SECONDS or done == total):
                 progress(done, total)
                 last = trio.current_time()
             await trio.lowlevel.checkpoint()
-        return checked.report()
-
-
-@contextmanager
-def _checking(lake: Lake) -> Iterator[tuple[Check, list[tuple[str, View, Ino]]]]:
-    """A check, and the views of the same moment: of all snapshots that can be read, however they are listed."""
-    lake.index.commit()
-    views = [(volume.name, detached(volume.head), volume.root) for volume in lake.volumes.all()]
-    for epoch in lake.core.epochs.all():
-        with suppress(SnapfsError):  # the check of the tables tells what is wrong
-            record = lake.snapshots.get(epoch)
-            if record is not None:
-                owner = lake.volumes.by_id(record.volume)
-                name = f"{owner.name if owner else record.volume}@{record.name}"
-                views.append((name, detached(lake.snapshots.view(record)), record.root))
-    with lake.index.reader() as reader:
-        yield Check(lake.core, reader), views

@@ -82,6 +82,8 @@ class Reclaim:
                 self._fold_version(epoch, child, subject, below, hidden)
         if len(subjects) < BATCH:
             core.epochs.remove(epoch)
+            if core.index.get("seals", keys.u64(epoch)) is not None:
+                core.index.put("unsealed", keys.u64(epoch), records.PRESENT)  # seals that build on it need another base
 
     def _fork(self, child: Epoch, ino: Ino) -> int | None:
         """Which fork of the inode's data the child's own version of it shows: None if the child has no version,

@@ -158,7 +158,7 @@ class References:
         if git is not None:
             check_commit(git)
         if not name:
-            return self._free_name(volume, git.commit if git else _stamp())
+            return self._free_name(volume, git.commit if git else stamp())
         check_label(name, "snapshot")
         if COMMIT.fullmatch(name) and (git is None or git.commit != name):
             raise Invalid(f"{name!r} is a commit ID", hint="name it by its commit: --git-commit")
@@ -167,7 +167,7 @@ class References:
 
     def unsaved_name(self, volume: Volume, label: str) -> str:
         """A name for a snapshot that takes unsaved changes."""
-        return self._free_name(volume, f"unsaved-{_stamp()}", f"-{label}" if label else "")
+        return self._free_name(volume, f"unsaved-{stamp()}", f"-{label}" if label else "")
 
     def _free_name(self, volume: Volume, name: str, ending: str = "") -> str:
         found, number = name + ending, 1
@@ -226,5 +226,5 @@ def created_key(record: SnapshotRecord) -> bytes:
     return keys.u64(record.volume) + keys.u64(record.created_ns) + keys.u64(record.epoch)
 
 
-def _stamp() -> str:
+def stamp() -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

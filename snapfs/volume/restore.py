@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from snapfs.errors import Invalid, NotADirectory, NotFound
+from snapfs.errors import Corrupt, Invalid, NotADirectory, NotFound
 from snapfs.format import keys, records
 from snapfs.format.records import Inode
 from snapfs.types import PAGE_BYTES, PATH_BYTES_MAX, Ino
@@ -20,6 +20,7 @@ from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
 from snapfs.volume.names import IsOpen
+from snapfs.volume.quota import exceeded
 from snapfs.volume.touched import Touched
 
 _PUTS_PER_EXTENT: Final = 3
@@ -49,6 +50,17 @@ def _is_a_directory(name: bytes) -> Invalid:
     return Invalid(f"{os.fsdecode(name)!a} is a directory in the head", hint="move it away first")
 
 
+def _once(seen: set[Ino], directory: Ino) -> None:
+    """A walk meets each directory once.
+
+    Raises:
+        Corrupt: one is in two places, perhaps in itself: the walk would never end.
+    """
+    if directory in seen:
+        raise Corrupt(f"directory {directory} of the snapshot is in two places", hint="run: snap fsck")
+    seen.add(directory)
+
+
 class Restore:
     """One restore: from a snapshot's view into a head."""
 
@@ -71,6 +83,7 @@ class Restore:
         Raises:
             NotFound: it has nothing at one.
             NotADirectory, Invalid: something of another type stands in the way in the head.
+            QuotaExceeded: the head would hold more than it may.
             NoSpace: only of this something may be restored already.
         """
         checked: list[list[bytes]] = []
@@ -78,30 +91,64 @@ class Restore:
             if not any(names[: len(above)] == above for above in checked):  # else that one clears the way
                 self._check(names)
                 checked.append(names)
+        usage = self._core.usages.of(self._head)
+        if usage.quota_bytes:
+            growth = self._growth(checked)
+            if not usage.fits(growth):
+                raise exceeded(usage, growth)
         for names in paths:
             self._path(names)
+
+    def _growth(self, paths: list[list[bytes]]) -> int:
+        """By how much the head's files will grow: what comes back, without what it replaces."""
+        coming: dict[Ino, int] = {}
+        going: dict[Ino, int] = {}
+        for names in paths:
+            source, target = self._core.inode(self._source, self._root), self._core.inode(self._head, self._root)
+            found: Inode | None = target
+            for name in names:
+                source = self._files.lookup(self._source, source.ino, name)
+                found = self._find(found.ino, name) if found and stat.S_ISDIR(found.mode) else None
+            pairs: list[tuple[Inode, Inode | None]] = [(source, found)]
+            seen: set[Ino] = set()
+            while pairs:
+                source, found = pairs.pop()
+                if stat.S_ISDIR(source.mode):
+                    _once(seen, source.ino)
+                    inside = found is not None and stat.S_ISDIR(found.mode)
+                    for _, name, ino, _ in self._files.readdir(self._source, source.ino, 0):
+                        there = self._find(found.ino, name) if found is not None and inside else None
+                        pairs.append((self._core.inode(self._source, ino), there))
+                elif found is None or not self._same(source, found):
+                    coming[source.ino] = source.allocated_bytes
+                if found is not None and found.nlink == 1 and not self._same(source, found):
+                    going[found.ino] = found.allocated_bytes
+        return sum(coming.values()) - sum(going.values())
 
     def _check(self, names: list[bytes]) -> None:
         """Whether the path can be restored: changes nothing, raises as ``paths``."""
         source = self._core.inode(self._source, self._root)
-        target: Inode | None = self._core.inode(self._head, self._root)
-        for place, name in enumerate(names):
+        for name in names:
             try:
                 source = self._files.lookup(self._source, source.ino, name)
             except (NotFound, NotADirectory):
                 raise NotFound(f"the snapshot has no {os.fsdecode(b'/'.join(names))!a}") from None
+        target: Inode | None = self._core.inode(self._head, self._root)
+        for place, name in enumerate(names):
             target = self._find(target.ino, name) if target else None
             if place < len(names) - 1 and target and not stat.S_ISDIR(target.mode):
                 raise _not_a_directory(name)
         if target is None:
             return
         pairs: list[tuple[bytes, Inode, Inode]] = [(names[-1] if names else b"", source, target)]
+        seen: set[Ino] = set()
         while pairs:
             name, source, there = pairs.pop()
             if not stat.S_ISDIR(there.mode):
                 continue
             if not stat.S_ISDIR(source.mode):
                 raise _is_a_directory(name)
+            _once(seen, source.ino)
             for _, below, ino, _ in list(self._files.readdir(self._source, source.ino, 0)):
                 found = self._find(there.ino, below)
                 if found is not None:
@@ -152,8 +199,10 @@ class Restore:
     def _merge(self, source: Ino, target: Ino) -> None:
         """Restore all entries of a directory into one that exists; an explicit stack, as trees may be deep."""
         stack = [(source, target)]
+        seen: set[Ino] = set()
         while stack:
             source, target = stack.pop()
+            _once(seen, source)
             for _, name, ino, kind in list(self._files.readdir(self._source, source, 0)):
                 if kind == stat.S_IFDIR:
                     like = self._core.inode(self._source, ino)
@@ -230,6 +279,7 @@ class Restore:
         self._copy_extras(old.ino, made.ino)
         copy = msgspec.structs.replace(old, ino=made.ino, nlink=1, fork=made.fork, ctime_ns=now_ns())
         core.put_inode(head, copy)
+        core.usages.grow(head, copy.allocated_bytes)
         return made.ino
 
     def _copy_extras(self, old: Ino, new: Ino) -> None:

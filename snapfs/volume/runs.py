@@ -76,6 +76,18 @@ class Runs:
             place += 1
         return found
 
+    def spans(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(start, end) of the parts of runs that are in [start, end)."""
+        found = []
+        place = max(bisect_right(self.offsets, start) - 1, 0)
+        while place < len(self.offsets) and self.offsets[place] < end:
+            at = self.offsets[place]
+            first, last = max(at, start), min(at + len(self.data[place]), end)
+            if first < last:
+                found.append((first, last))
+            place += 1
+        return found
+
     def joined(self) -> list[tuple[int, bytes | bytearray]]:
         """(offset, bytes) with runs that touch made one."""
         groups: list[tuple[int, list[bytearray]]] = []

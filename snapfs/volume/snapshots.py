@@ -3,6 +3,7 @@
 Invariants:
   * A snapshot is one frozen epoch with a record; no version at that epoch is ever written again, but for
     those that reclaiming a deleted ancestor moves into it, which changes nothing that it shows.
+  * Whatever changes a snapshot's record leaves an entry in ``unsealed``: its seal is written, anew, or goes (``seal``).
   * freeze, clone, checkout, carry, tag and remove are one small transaction each, whatever the volume's size, with
     the event that tells of it.
 """
@@ -96,6 +97,7 @@ class Snapshots(References):
         record = SnapshotRecord(
             epoch=frozen, volume=volume.id, name=name, root=volume.root, created_ns=now_ns(),
             message=message, meta=meta or {}, git=git, orphans=list(core.orphans(volume.head)),
+            used_bytes=volume.usage.used_bytes,
         )  # fmt: skip
         volume.head.path = core.epochs.extend(volume.head.path, core.epochs.create(frozen, volume.id))
         self._volumes.save(volume)
@@ -132,6 +134,7 @@ class Snapshots(References):
 
     def _put(self, record: SnapshotRecord) -> None:
         self._index.put("snapshots", keys.u64(record.epoch), records.encode_json(record))
+        self._index.put("unsealed", keys.u64(record.epoch), records.PRESENT)
 
     def _tell(self, kind: EventKind, volume: Volume, record: SnapshotRecord, message: str = "") -> None:
         commit = record.git.commit if record.git else ""
@@ -144,7 +147,7 @@ class Snapshots(References):
     def clone(self, record: SnapshotRecord, name: str) -> Volume:
         source = self._volumes.by_id(record.volume)
         origin = f"{source.name}@{record.name}" if source else record.name
-        made = self._volumes.create_from(name, record.root, record.epoch, origin)
+        made = self._volumes.create_from(name, record, origin)
         self._let_go(made.head, record)
         return made
 
@@ -156,8 +159,8 @@ class Snapshots(References):
                 self._core.bury(head, inode)
 
     def checkout(self, volume: Volume, record: SnapshotRecord) -> Touched:
-        """The head becomes the snapshot; what it held and no snapshot has is gone.  The caller holds the volume
-        still, has asked about unsaved changes, and commits."""
+        """The head becomes the snapshot, whatever its quota; what it held and no snapshot has is gone.  The caller
+        holds the volume still, has asked about unsaved changes, and commits."""
         core = self._core
         core.tree.check_writable(volume.head)
         self.check_alive(record)
@@ -169,6 +172,7 @@ class Snapshots(References):
         path = core.epochs.path(record.epoch, volume.head.path)
         volume.head.path = core.epochs.extend(path, core.epochs.create(record.epoch, volume.id))
         volume.root = record.root
+        volume.usage.used_bytes = record.used_bytes
         self._let_go(volume.head, record)
         core.epochs.doom(old)
         self._volumes.save(volume)
@@ -246,6 +250,7 @@ class Snapshots(References):
         if record.git:
             index.delete("commits", self._commit_key(volume, record))
         index.delete("snapshots", keys.u64(record.epoch))
+        index.put("unsealed", keys.u64(record.epoch), records.PRESENT)  # its seal goes, too
         view = self._views.pop(record.epoch, None)
         if view is not None:
             view.gone = True

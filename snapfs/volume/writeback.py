@@ -6,6 +6,8 @@ Invariants:
   * One flush at a time (``_lock``).  Its thread work (chunk, hash, compress, append) touches no index; each file's
     new extents are applied in one piece between two awaits.
   * What is truncated away during a flush is cut off by ``limit`` when the flush is applied.
+  * What a file's dirty bytes may add to what the volume holds is counted twice over: in the file (``reserved_bytes``,
+    ``taken_reserved_bytes``) and in the volume's ``usage.pending_bytes``, their sum (see ``quota``).
   * While a volume is held still (``hold``) its writes wait, so that a snapshot has all of each write or none.
 
 Long runs are cut by FastCDC (Xia et al., 2016 and 2020), so that an insertion shifts no block but its own; a
@@ -29,6 +31,7 @@ from snapfs.store.blocks import Bytes, Placed, digest
 from snapfs.types import BLOCK_BYTES_MAX, BlockId, Ino, VolumeId
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core
+from snapfs.volume.quota import exceeded, uncovered_bytes
 from snapfs.volume.runs import Runs
 
 FLUSH_BYTES: Final = 32 * 1024 * 1024
@@ -53,7 +56,7 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 class DirtyFile:
-    __slots__ = ("ino", "limit", "runs", "taken", "view")
+    __slots__ = ("counted", "ino", "limit", "reserved_bytes", "runs", "taken", "taken_reserved_bytes", "view")
 
     def __init__(self, view: View, ino: Ino) -> None:
         self.view = view
@@ -62,6 +65,12 @@ class DirtyFile:
         self.taken: Runs | None = None
         self.limit = 0
         """Truncations since ``taken`` was taken: nothing of it from here on counts any more."""
+        self.reserved_bytes = 0
+        """At least what storing ``runs`` will add to the file's allocated bytes."""
+        self.taken_reserved_bytes = 0
+        """The same of ``taken``."""
+        self.counted = True
+        """That is just what they will add."""
 
     @property
     def end(self) -> int:
@@ -76,6 +85,11 @@ class DirtyFile:
         """(offset, bytes) of the dirty data in [start, end): a later piece lies over an earlier one."""
         taken = self.taken.pieces(start, min(end, self.limit)) if self.taken else []
         return taken + self.runs.pieces(start, end)
+
+    def spans(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(start, end) of what of the dirty data overlaps [start, end)."""
+        taken = self.taken.spans(start, min(end, self.limit)) if self.taken else []
+        return taken + self.runs.spans(start, end)
 
 
 class Writeback:
@@ -104,21 +118,45 @@ class Writeback:
     def dirty(self, view: View, ino: Ino) -> DirtyFile | None:
         return self._files.get((view.volume_id, ino)) if view.writable else None
 
-    async def room(self, view: View, size: int) -> None:
-        """Wait until the volume may be written to and there is memory for it.
+    async def room(self, view: View, ino: Ino, offset: int, size: int) -> int | None:
+        """Wait until the volume may be written to, there is memory for it, and its quota allows it.
+
+        Returns:
+            By how many bytes [offset, offset + size) will grow the file's allocated bytes; None: not counted, as so
+            much is left that it does not matter.
 
         Raises:
-            NoSpace: the disk could not take it.
+            QuotaExceeded: the volume would hold too much.
+            NoSpace: the disk could not take what is dirty.
+            NotFound: the view has no such inode (any more).
         """
-        while view.volume_id in self._held or 0 < self._core.dirty_bytes > self._dirty_bytes_max - size:
+        usage = self._core.usages.of(view)
+        while True:
             held = self._held.get(view.volume_id)
             if held is not None:
                 await held.wait()
-            else:
+            elif 0 < self._core.dirty_bytes > self._dirty_bytes_max - size:
                 await self.flush(final=False)
+            elif usage.fits(size):
+                return None
+            elif usage.fits(growth := self._growth(view, ino, offset, offset + size)):
+                return growth
+            elif all(file.counted for file in self._files.values() if file.view is view):
+                self._core.events.warn(f"the quota of volume {usage.volume!r} is full")
+                raise exceeded(usage)
+            else:  # what is dirty may take less than it was taken to
+                await self.flush(view=view)
 
-    def write(self, view: View, ino: Ino, offset: int, data: bytes) -> None:
-        """Take bytes; ``room`` was awaited and nothing else since."""
+    def _growth(self, view: View, ino: Ino, start: int, end: int) -> int:
+        """Bytes of [start, end) that neither an extent of the file has nor its dirty data."""
+        covers = [(e.offset, e.end) for e, _ in self._core.extents(view, self._core.inode(view, ino), start, end)]
+        file = self._files.get((view.volume_id, ino))
+        if file is not None:
+            covers += file.spans(start, end)
+        return uncovered_bytes(start, end, covers)
+
+    def write(self, view: View, ino: Ino, offset: int, data: bytes, growth: int | None = None) -> None:
+        """Take bytes; ``room`` was awaited, told the growth, and nothing else was awaited since."""
         file = self._files.get((view.volume_id, ino))
         if file is None:
             file = self._files[view.volume_id, ino] = DirtyFile(view, ino)
@@ -126,8 +164,16 @@ class Writeback:
         file.runs.write(offset, data)
         self._core.dirty_bytes += file.runs.total_bytes - before
         self._core.dirty_runs += len(file.runs.offsets) - runs
+        if growth is None:
+            growth = file.runs.total_bytes - before
+            file.counted = False
+        self._reserve(file, growth)
         if self._core.dirty_bytes > self._flush_bytes:
             self.wanted.set()
+
+    def _reserve(self, file: DirtyFile, delta_bytes: int) -> None:
+        file.reserved_bytes += delta_bytes
+        self._core.usages.of(file.view).pending_bytes += delta_bytes
 
     def truncate(self, view: View, ino: Ino, size: int) -> None:
         file = self._files.get((view.volume_id, ino))
@@ -136,6 +182,9 @@ class Writeback:
             file.runs.truncate(size)
             file.limit = min(file.limit, size)
             self._core.dirty_bytes += file.runs.total_bytes - before
+            if file.runs.total_bytes != before:
+                file.counted = not file.runs
+                self._reserve(file, min(0, file.runs.total_bytes - file.reserved_bytes))
             self._forget_if_clean(file)
 
     def discard(self, view: View, ino: Ino) -> None:
@@ -146,6 +195,11 @@ class Writeback:
         for volume, ino in list(self._files):
             if volume == view.volume_id:
                 self.discard(view, ino)
+
+    def discard_all(self) -> None:
+        """Nothing of it can be stored any more."""
+        self._files.clear()
+        self._core.dirty_bytes = self._core.dirty_runs = 0
 
     def _forget_if_clean(self, file: DirtyFile) -> None:
         key = (file.view.volume_id, file.ino)
@@ -188,6 +242,7 @@ class Writeback:
                 return
             for file in chosen:
                 file.taken, file.runs, file.limit = file.runs, Runs(), file.runs.end
+                file.taken_reserved_bytes, file.reserved_bytes = file.reserved_bytes, 0
             try:
                 await self._store(chosen, final)
             except SnapfsError as error:
@@ -200,12 +255,28 @@ class Writeback:
                 self._core.dirty_runs = sum(len(file.runs.offsets) for file in self._files.values())
                 self._core.forget_free_space()  # what was dirty has taken it
 
+    async def append(self, pieces: list[bytes], kind: int) -> list[Placed]:
+        """Append blocks that are no file's, between two flushes, which wait meanwhile.
+
+        Raises:
+            NoSpace, IOFailure: the disk refused.
+        """
+        async with self._lock:
+            return await trio.to_thread.run_sync(self._pack, pieces, kind)
+
+    def _pack(self, pieces: list[bytes], kind: int) -> list[Placed]:
+        return self._core.blocks.pack([(digest(piece), piece) for piece in pieces], kind)
+
     def _give_back(self, file: DirtyFile) -> None:
         taken, file.taken = file.taken, None
+        reserved, file.taken_reserved_bytes = file.taken_reserved_bytes, 0
+        self._core.usages.of(file.view).pending_bytes -= reserved
         if taken:
             taken.truncate(file.limit)
             for offset, run in zip(taken.offsets, taken.data, strict=True):
                 file.runs.write_under(offset, run)
+            self._reserve(file, max(0, min(reserved, file.runs.total_bytes - file.reserved_bytes)))
+            file.counted = False
         self._forget_if_clean(file)
 
     async def _store(self, files: list[DirtyFile], final: bool) -> None:
@@ -258,8 +329,9 @@ class Writeback:
         try:
             inode = before = core.inode(view, file.ino)
         except NotFound:
-            file.taken, file.runs = None, Runs()
-            self._forget_if_clean(file)
+            file.runs = Runs()
+            self._reserve(file, -file.reserved_bytes)
+            self._applied(file, [])
             return
         try:
             for group in _touching([chunk for chunk in chunks if chunk.offset < limit]):
@@ -278,10 +350,19 @@ class Writeback:
         finally:  # also when a block could not be stored: the groups before it are in place
             if inode is not before:
                 core.put_inode(view, inode)
+        self._applied(file, rest)
+
+    def _applied(self, file: DirtyFile, rest: list[Chunk]) -> None:
+        """What was taken is in extents, but for the rest, which is dirty again."""
+        reserved, file.taken_reserved_bytes = file.taken_reserved_bytes, 0
+        self._core.usages.of(file.view).pending_bytes -= reserved
         file.taken = None  # only now: until here a failure gives all of it back
+        file.counted = not file.runs and not rest
+        before = file.runs.total_bytes
         for chunk in rest:
-            if chunk.offset < limit:
-                file.runs.write_under(chunk.offset, bytes(chunk.data[: limit - chunk.offset]))
+            if chunk.offset < file.limit:
+                file.runs.write_under(chunk.offset, bytes(chunk.data[: file.limit - chunk.offset]))
+        self._reserve(file, min(reserved, file.runs.total_bytes - before))
         self._forget_if_clean(file)
 
     def _block(self, chunk: Chunk, placed: dict[bytes, Placed]) -> BlockId:

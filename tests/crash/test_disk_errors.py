@@ -28,6 +28,7 @@ def engine(tmp_path: Path, disk: FaultyDisk):
     subject.make("data", (b"f",), "file", 0o644)
     yield subject
     disk.failing.clear()
+    disk.free = 0
     subject.crash()
     assert subject.fsck() == []
     subject.reclaim()

@@ -28,6 +28,17 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def syncfs(directory: Path) -> None:
+    """syncfs(2): also tells of an earlier failure to write anything of the file system that nobody was told of."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(opened):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(opened)
+
+
 def failing(number: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, check=lambda error: error.errno == number)
 
@@ -119,10 +130,6 @@ class TestFiles:
         mounted.remount()
         assert (volume / "file").read_bytes() == b""
 
-    def test_too_large_a_file(self, volume: Path) -> None:
-        with open(volume / "file", "wb") as file, failing(errno.EFBIG):
-            os.ftruncate(file.fileno(), (1 << 60) + 1)
-
     def test_direct_io(self, volume: Path) -> None:
         data = mmap.mmap(-1, 65536)
         data.write(random.Random(4).randbytes(65536))
@@ -181,6 +188,95 @@ class TestUnlinkedFiles:
         os.sync()
         mounted.remount()
         assert os.listdir(volume) == []
+
+
+    def test_syncfs_has_nothing_to_complain_of(self, volume: Path) -> None:
+        """The kernel sets the time of the unlink on the file that is gone."""
+        (volume / "closed").write_bytes(b"x")
+        (volume / "closed").unlink()
+        syncfs(volume)
+        (volume / "old").write_bytes(b"old")
+        (volume / "new").write_bytes(b"new")
+        (volume / "new").rename(volume / "old")
+        syncfs(volume)
+        (volume / "named").write_bytes(b"x")
+        path = os.open(volume / "named", os.O_PATH)
+        (volume / "named").unlink()
+        syncfs(volume)
+        assert os.fstat(path).st_nlink == 0
+        os.close(path)
+        syncfs(volume)
+
+
+    def test_it_is_seen_by_who_refers_to_it(self, volume: Path) -> None:
+        """Without having it open: by O_PATH."""
+        (volume / "file").write_bytes(b"12345")
+        path = os.open(volume / "file", os.O_PATH)
+        try:
+            (volume / "file").unlink()
+            status = os.fstat(path)
+            assert (status.st_nlink, status.st_size, stat.S_ISREG(status.st_mode)) == (0, 5, True)
+            os.chmod(f"/proc/self/fd/{path}", 0o600)
+            assert stat.S_IMODE(os.fstat(path).st_mode) == 0o600
+            (volume / "file").write_bytes(b"another")
+            assert os.fstat(path).st_size == 5
+        finally:
+            os.close(path)
+
+    def test_an_open_one_is_seen_when_it_is_closed(self, volume: Path) -> None:
+        file = os.open(volume / "file", os.O_CREAT | os.O_WRONLY, 0o600)
+        path = os.open(volume / "file", os.O_PATH)
+        try:
+            (volume / "file").unlink()
+            os.write(file, b"123")
+            os.close(file)
+            assert (os.fstat(path).st_nlink, os.fstat(path).st_size) == (0, 3)
+        finally:
+            os.close(path)
+
+    @pytest.mark.parametrize("how", ["rmdir", "rename"])
+    def test_a_removed_directory_is_seen_from_inside(self, volume: Path, how: str) -> None:
+        (volume / "a").mkdir(0o750)
+        opened = os.open(volume / "a", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if how == "rmdir":
+                (volume / "a").rmdir()
+            else:
+                (volume / "b").mkdir()
+                (volume / "b").rename(volume / "a")
+            status = os.fstat(opened)
+            assert (status.st_nlink, stat.S_ISDIR(status.st_mode), stat.S_IMODE(status.st_mode)) == (0, True, 0o750)
+            os.fchmod(opened, 0o700)
+            assert stat.S_IMODE(os.fstat(opened).st_mode) == 0o700
+            with failing(errno.ENOENT):
+                os.mkdir("inside", dir_fd=opened)
+        finally:
+            os.close(opened)
+
+
+    def test_a_checkout_brings_them_back(self, mounted, volume: Path) -> None:
+        """While somebody still refers to what was removed: the kernel holds that for dead."""
+        (volume / "a").mkdir()
+        (volume / "a" / "file").write_bytes(b"old")
+        mounted.snapshot("one")
+        kept = [os.open(volume / name, os.O_PATH) for name in ("a", "a/file")]
+        try:
+            (volume / "a" / "file").unlink()
+            (volume / "a").rmdir()
+            mounted.checkout("one")
+            assert (volume / "a" / "file").read_bytes() == b"old"
+            (volume / "a" / "new").write_bytes(b"new")
+            (volume / "a" / "below").mkdir()
+            assert sorted(os.listdir(volume / "a")) == ["below", "file", "new"]
+            assert (volume / "a" / "below" / "..").samefile(volume / "a")
+            assert os.fstat(kept[0]).st_nlink == 0
+            (volume / "a" / "file").write_bytes(b"newer")
+            mounted.checkout("one")
+            assert os.listdir(volume / "a") == ["file"]
+            assert (volume / "a" / "file").read_bytes() == b"old"
+        finally:
+            for opened in kept:
+                os.close(opened)
 
 
 class TestNames:

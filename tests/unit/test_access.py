@@ -323,7 +323,7 @@ class TestTokens:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "write", full)
+            patch.setattr(os, "pwritev", full)
             with pytest.raises(NoSpace):
                 access.revoke_token(name="ci")
         assert access.authenticate(made.secret, transport=Transport.TCP).name == "ci"

@@ -117,7 +117,7 @@ def test_calls_at_once(engine: EngineSubject) -> None:
         await check(service)
         for name in lake.volumes.names():
             await service.delete_volume(name=name, force=True)
-        await lake.reclaim_all()
+        await lake.settle()
         assert lake.index.oldest_reader() is None
 
     engine.run(play)

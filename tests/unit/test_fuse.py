@@ -10,6 +10,7 @@ import pyfuse3
 import pytest
 
 from snapfs.errors import Corrupt, Kind, NoSpace, NotFound, Stale
+from snapfs.format.records import Inode
 from snapfs.fuse.errnos import ERRNOS, request
 from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.nodes import ROOT, SNAP_INO, Link, Node, Nodes, Tree, ino_of, tree_number
@@ -94,6 +95,30 @@ class TestNodes:
         with pytest.raises(Stale):
             nodes.tree(node)
         nodes.forget(node, 1)
+
+    def test_what_is_unlinked_is_remembered_until_forgotten(self) -> None:
+        nodes, one = Nodes(), tree()
+        nodes.remember(one)
+        node = one.node(Ino(9))
+        gone = Inode(Ino(9), 0o100644, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0)
+        nodes.keep_attributes(node, gone)
+        assert nodes.unlinked(node) is None  # the kernel does not know it
+        nodes.looked_up(node, regular=True)
+        nodes.keep_attributes(node, gone)
+        found = nodes.unlinked(node)
+        assert found is not None
+        assert (found.nlink, found.size) == (0, 5)
+        again = nodes.node(one, Ino(9))
+        assert again != node
+        assert nodes.ordinary(again) == node
+        assert nodes.is_retired(node)
+        nodes.looked_up(again)
+        nodes.forget(node, 1)
+        assert nodes.unlinked(node) is None
+        assert nodes.node(one, Ino(9)) == again
+        nodes.forget(again, 1)
+        assert nodes.node(one, Ino(9)) == node
+        assert len(nodes) == 0
 
     def test_a_gone_volume_is_stale(self) -> None:
         nodes, one = Nodes(), tree()

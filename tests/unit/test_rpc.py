@@ -17,7 +17,7 @@ from snapfs.errors import Kind
 from snapfs.rpc import convert, dispatch, narrow, requests, status
 from snapfs.rpc.convert import values
 from snapfs.rpc.library import grpc
-from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, volume_pb2
+from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, store_pb2, volume_pb2
 
 GIT = api.GitCommit(
     commit="ab" * 20, branch="main", subject="über", author="Ada <ada@example.org>", remote="r", dirty=True
@@ -33,11 +33,28 @@ SNAPSHOT = api.Snapshot(
     current=True,
     created=False,
     tags=["a", "b"],
+    seal="cd" * 32,
 )
 PLAIN = api.Snapshot(volume="data", name="one", created_ns=0)
+FINDING = api.Finding(code="refs", message="wrong")
 REPORT = api.CheckReport(
-    findings=[api.Finding(code="refs", message="wrong")], inodes=1, blocks=2, snapshots=3, data_read_bytes=2**63
+    findings=[FINDING],
+    inodes=1,
+    blocks=2,
+    snapshots=3,
+    data_read_bytes=2**63,
+    damage=[
+        api.Damage(volume="data", path="a/\udcff", head=True, snapshots=["one"], good=["two"], blocks=[2**63]),
+        api.Damage(volume="data", path="b", head=False, snapshots=[], good=[], blocks=[]),
+    ],
 )
+VERIFIED = api.VerifyReport(
+    snapshot=SNAPSHOT, digest="cd" * 32, findings=[FINDING], files=3, data_read_bytes=2**63, chained=True
+)
+SCRUB = api.ScrubStatus(
+    state=api.ScrubState.RUNNING, start_ns=1, end_ns=2, index_done=3, done=4, total=5, data_read_bytes=2**63, found=6,
+    findings=[FINDING], next_ns=7,
+)  # fmt: skip
 TOKEN = api.Token(
     name="ci", role=Role.OPERATOR, volumes=["a", "b"], created_ns=1, expires_ns=2, revoked_ns=3, certificate=True
 )
@@ -84,10 +101,13 @@ RECORDS: dict[str, list[Any]] = {
     "event": [EVENT, *(msgspec.structs.replace(EVENT, kind=kind) for kind in api.EventKind)],
     "events": [api.Events(events=[EVENT], sequence=7), api.Events(events=[], sequence=0)],
     "report": [REPORT],
+    "verify_report": [VERIFIED],
+    "scrub": [SCRUB, *(api.ScrubStatus(state=state) for state in api.ScrubState)],
     "operation": [
         OPERATION,
         *(msgspec.structs.replace(OPERATION, state=state, end_ns=9) for state in api.OperationState),
         msgspec.structs.replace(OPERATION, check=REPORT),
+        msgspec.structs.replace(OPERATION, verify=VERIFIED),
         msgspec.structs.replace(OPERATION, error=api.OperationError(kind="no_space", message="m", hint="h")),
     ],
     "store": [STORE],
@@ -129,6 +149,7 @@ def test_every_conversion_is_tested() -> None:
         (values.EVENT_KINDS, api.EventKind, event_pb2.EventKind),
         (values.OPERATION_STATES, api.OperationState, operation_pb2.OperationState),
         (values.ROLES, Role, access_pb2.Role),
+        (values.SCRUB_STATES, api.ScrubState, store_pb2.ScrubState),
     ],
 )
 def test_enums_are_mapped_totally(table: dict[Any, int], kinds: Any, enum: Any) -> None:

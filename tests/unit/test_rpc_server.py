@@ -68,6 +68,7 @@ def call_everything(served: ApiServer, owner: client.Client) -> None:
     owner.create_volume(name="models")
     assert owner.get_volume(name="models").snapshots == 0
     assert [volume.name for volume in owner.list_volumes(page_size=1)] == ["data", "models"]
+    assert owner.update_volume(name="models", quota_bytes=1 << 40).quota_bytes == 1 << 40
     owner.delete_volume(name="models")
     served.make_files("data", [b"one", b"tw\xff"])
     assert [(c.path, c.kind) for c in owner.status(volume="data")] == [("one", "added"), ("tw\udcff", "added")]
@@ -102,6 +103,14 @@ def call_everything(served: ApiServer, owner: client.Client) -> None:
     assert owner.get_operation(id=started.id) == last
     assert owner.cancel_operation(id=started.id) == last
     assert owner.list_operations() == [last]
+    served.wait_for(lambda: owner.get_snapshot(volume="data", snapshot=COMMIT).seal)
+    *_, proven = owner.watch_operation(id=owner.start_verify(volume="data", snapshot=COMMIT).id)
+    assert proven.verify is not None
+    assert (proven.kind, proven.verify.snapshot.name, proven.verify.findings) == ("verify", COMMIT, [])
+    assert owner.get_scrub().state == "never"
+    assert owner.start_scrub(bytes_per_second=1).state == "running"
+    assert owner.pause_scrub().state == "paused"
+    assert owner.cancel_scrub().state == "cancelled"
     assert next(event.kind for event in owner.watch_events(after=0, until_now=True)) == "volume_created"
     assert owner.get_caller().name == "owner"
     token = owner.create_token(name="ci", role=api.Role.VIEWER, volumes=["data"])

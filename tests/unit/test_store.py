@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -13,11 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, NotPermitted, SnapfsError, Unsupported
+from snapfs.errors import (
+    AlreadyExists,
+    Busy,
+    Corrupt,
+    Invalid,
+    NoSpace,
+    NotFound,
+    NotPermitted,
+    SnapfsError,
+    Unavailable,
+    Unsupported,
+)
+from snapfs.format import segments as fmt
 from snapfs.store import layout
 from snapfs.store.disk import Disk
+from snapfs.store.segments import Segments
 from snapfs.testing.engine import EngineSubject
-from snapfs.types import PAGE_BYTES
+from snapfs.testing.faulty import FaultyDisk
+from snapfs.types import PAGE_BYTES, SegmentId
 from snapfs.volume.lake import Lake
 
 MEGABYTE = 1 << 20
@@ -90,6 +105,59 @@ class TestSpace:
         engine.reopen()
         assert engine.stored_bytes() == stored
 
+    def test_what_could_not_be_appended_whole_leaves_nothing(self, tmp_path: Path) -> None:
+        """Also where a segment was filled and another begun, before the disk was full."""
+        (tmp_path / "segments").mkdir()
+        disk = _FullAfter()
+        segments = Segments(
+            tmp_path / "segments", bytes(16), disk, newest=SegmentId(0), end=0, bytes_max=PAGE_BYTES
+        )  # fmt: skip
+        record = (fmt.Head(3000, 3000, 0, fmt.DATA, bytes(32)), random.randbytes(3000))
+        first = segments.append([record])
+        size = segments.disk_bytes()
+        disk.appends = 2
+        with pytest.raises(NoSpace):
+            segments.append([record] * 6)
+        assert segments.disk_bytes() <= size + 2 * PAGE_BYTES  # headers of what was begun
+        disk.appends = 100
+        places = segments.append([record] * 6)
+        assert len({*first, *places}) == 7
+        for segment, offset in [*first, *places]:
+            data = segments.file_path(segment).read_bytes()
+            assert data[offset + fmt.BLOCK_HEADER_BYTES :][:3000] == record[1]
+        for segment, offset in dict([*first, *places]).items():
+            assert segments.file_path(segment).stat().st_size == offset + fmt.record_bytes(3000)
+
+    def test_no_descriptor_for_a_sync_fails_no_store(self, tmp_path: Path) -> None:
+        """What could not be opened was not synced, so nothing is lost: unlike a sync that failed."""
+        disk = FaultyDisk()
+        engine = EngineSubject(tmp_path / "store", disk)
+        engine.create_volume("data")
+        engine.make("data", (b"f",), "file", 0o644)
+        engine.write("data", (b"f",), 0, b"content")
+        engine.run(engine.lake.writeback.flush)
+        disk.failing["segment.open"] = errno.EMFILE
+        with pytest.raises(Unavailable, match="too many open files"):
+            engine.run(engine.lake.commit)
+        disk.failing.clear()
+        engine.run(engine.lake.commit)
+        engine.crash()
+        assert engine.tree("data")[b"f",].content == b"content"
+        engine.close()
+
+
+class _FullAfter(Disk):
+    """A disk that takes so many more appends."""
+
+    appends = 100
+
+    def pwrite(self, what: str, fd: int, parts: list[bytes], offset: int) -> None:
+        if what == "segment.append":
+            if self.appends == 0:
+                raise NoSpace("the disk is full")
+            self.appends -= 1
+        super().pwrite(what, fd, parts, offset)
+
 
 class TestRefusals:
     def test_the_lock_names_its_holder(self, engine: EngineSubject) -> None:
@@ -156,8 +224,21 @@ class TestRefusals:
 
     def test_the_index_of_another_store(self, closed: Path, tmp_path: Path) -> None:
         Lake.create(tmp_path / "other")
-        (tmp_path / "other" / layout.INDEX / "data.mdb").rename(closed / layout.INDEX / "data.mdb")
+        (closed / layout.INDEX).rename(tmp_path / "index")
+        (tmp_path / "other" / layout.INDEX).rename(closed / layout.INDEX)
         with pytest.raises(Corrupt, match="another store"):
+            Lake.open(closed)
+
+    def test_an_old_copy_of_the_index(self, closed: Path) -> None:
+        """It looks whole; but the space of blocks that it names may have been given back since."""
+        index = closed / layout.INDEX / "data.mdb"
+        old = index.read_bytes()
+        lake = Lake.open(closed)
+        lake.volumes.create("new")
+        lake.index.commit()
+        lake.close()
+        index.write_bytes(old)
+        with pytest.raises(Corrupt, match="old copy"):
             Lake.open(closed)
 
 

@@ -169,10 +169,10 @@ class TestFsck:
     def test_requests_and_events(self, engine: EngineSubject) -> None:
         index = engine.lake.index
         index.put("requests_by_time", bytes(40), records.PRESENT)
-        assert engine.fsck() == ["request: requests and their times do not agree"]
+        assert engine.fsck() == ["request: time 0 leads to no request"]
         index.delete("requests_by_time", bytes(40))
         payload = index.get("events", keys.u64(1))
         assert payload is not None
         index.put("events", keys.u64(100), payload)
-        assert engine.fsck() == ["event: event 100 has another number"]
+        assert "event: event 100 has another number" in engine.fsck()
         index.delete("events", keys.u64(100))

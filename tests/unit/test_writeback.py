@@ -105,7 +105,8 @@ def test_a_file_unlinked_during_a_flush(engine: EngineSubject, monkeypatch: pyte
 def test_a_full_segment_is_not_dropped_under_a_flush(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush has appended to a segment, begun the next, and not yet named its blocks: all the first one's named
     blocks are dead, and yet it holds data."""
-    monkeypatch.setattr("snapfs.store.segments.SEGMENT_BYTES_MAX", 200_000)
+    engine.limits = Limits(segment_bytes_max=200_000)
+    engine.reopen()
     engine.make("data", (b"old",), "file", 0o644)
     engine.write("data", (b"old",), 0, random.randbytes(1000))
     engine.flush()

@@ -93,15 +93,86 @@ class AsyncStoreCalls(AsyncCalls):
         Raises:
             Cancelled: somebody else cancelled it.
         """
-        operation = started = await self.start_check()
-        async for operation in self.watch_operation(id=started.id, cancel_when_abandoned=True):
-            if progress is not None and operation.total:
-                progress(operation.done, operation.total)
-        if operation.check is not None:
-            return operation.check
-        if operation.error is not None:
-            raise _failure(operation.error)
-        raise errors.Cancelled("the check was cancelled")
+        done = await self._followed(await self.start_check(), progress)
+        if done.check is None:
+            raise errors.Cancelled("the check was cancelled")
+        return done.check
+
+    async def start_verify(self, *, volume: str, snapshot: str, request_id: str = "") -> api.Operation:
+        """Begin to prove that a snapshot shows what it was sealed with.  The same ``request_id`` gives the same
+        operation.
+
+        Raises:
+            NotFound; Invalid: an ambiguous prefix; Busy: too many operations run.
+        """
+        key = request_id or new_request_id()
+        answer = await self._create(
+            f"{STORE}/VerifySnapshot",
+            lambda: store_pb2.VerifySnapshotRequest(volume=volume, snapshot=snapshot, request_id=key),
+            store_pb2.VerifySnapshotResponse,
+        )
+        return convert.operation_of(answer.operation)
+
+    async def verify_snapshot(
+        self, *, volume: str, snapshot: str, progress: Callable[[int, int], None] | None = None
+    ) -> api.VerifyReport:
+        """``start_verify``, and wait for its end; whoever stops waiting cancels it.
+
+        Args:
+            progress: gets units of work done, and of all.
+
+        Raises:
+            NotFound; Invalid: an ambiguous prefix; Cancelled: somebody else cancelled it.
+        """
+        done = await self._followed(await self.start_verify(volume=volume, snapshot=snapshot), progress)
+        if done.verify is None:
+            raise errors.Cancelled("the verification was cancelled")
+        return done.verify
+
+    async def _followed(self, operation: api.Operation, progress: Callable[[int, int], None] | None) -> api.Operation:
+        """The operation at its end, watched as by who cares for it alone.  Raises what it failed with."""
+        now = operation
+        async for now in self.watch_operation(id=operation.id, cancel_when_abandoned=True):
+            if progress is not None and now.total:
+                progress(now.done, now.total)
+        if now.error is not None:
+            raise _failure(now.error)
+        return now
+
+    # -- scrubs
+
+    async def start_scrub(self, *, bytes_per_second: int = 0) -> api.ScrubStatus:
+        """Verify the whole store in the background, or go on with what was paused; one that runs goes on.
+
+        Args:
+            bytes_per_second: most that it reads; 0: as ``scrub.bytes_per_second`` says.
+
+        Raises:
+            IOFailure: the store takes no more changes.
+        """
+        answer = await self._unary(
+            f"{STORE}/StartScrub",
+            lambda: store_pb2.StartScrubRequest(bytes_per_second=bytes_per_second),
+            store_pb2.StartScrubResponse,
+        )
+        return convert.scrub_of(answer.scrub)
+
+    async def get_scrub(self) -> api.ScrubStatus:
+        """The scrub that runs, or the last one."""
+        answer = await self._unary(f"{STORE}/GetScrub", store_pb2.GetScrubRequest, store_pb2.GetScrubResponse)
+        return convert.scrub_of(answer.scrub)
+
+    async def pause_scrub(self) -> api.ScrubStatus:
+        """Halt it until it is started again.  Raises Conflict: none runs."""
+        answer = await self._unary(f"{STORE}/PauseScrub", store_pb2.PauseScrubRequest, store_pb2.PauseScrubResponse)
+        return convert.scrub_of(answer.scrub)
+
+    async def cancel_scrub(self) -> api.ScrubStatus:
+        """End it; the next one begins anew.  Raises Conflict: none runs or is paused."""
+        answer = await self._unary(f"{STORE}/CancelScrub", store_pb2.CancelScrubRequest, store_pb2.CancelScrubResponse)
+        return convert.scrub_of(answer.scrub)
+
+    # -- operations
 
     async def get_operation(self, *, id: str) -> api.Operation:
         """Raises NotFound: unknown, or forgotten since it ended."""

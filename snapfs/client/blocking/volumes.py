@@ -56,6 +56,22 @@ class VolumeCalls(Calls):
             for message in page.volumes:
                 yield convert.volume_of(message)
 
+    def update_volume(self, *, name: str, quota_bytes: int | None = None) -> api.Volume:
+        """Change what is given.
+
+        Args:
+            quota_bytes: most that the head's files may hold; 0: no limit.
+
+        Raises:
+            NotFound; Invalid: nothing is given.
+        """
+        answer = self._unary(
+            f"{SERVICE}/UpdateVolume",
+            lambda: volume_pb2.UpdateVolumeRequest(name=name, quota_bytes=quota_bytes),
+            volume_pb2.UpdateVolumeResponse,
+        )
+        return convert.volume_of(answer.volume)
+
     def delete_volume(self, *, name: str, force: bool = False) -> None:
         """Delete a volume; with ``force`` also its snapshots and files.
 

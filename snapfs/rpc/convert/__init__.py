@@ -31,6 +31,8 @@ from snapfs.rpc.convert.stores import (
     reloaded_to,
     report_of,
     report_to,
+    scrub_of,
+    scrub_to,
     setting_of,
     setting_to,
     settings_of,
@@ -39,6 +41,8 @@ from snapfs.rpc.convert.stores import (
     store_to,
     token_of,
     token_to,
+    verify_report_of,
+    verify_report_to,
 )
 from snapfs.rpc.convert.trees import (
     carried_of,
@@ -133,6 +137,8 @@ __all__ = [
     "rewrite_to",
     "role_of",
     "role_to",
+    "scrub_of",
+    "scrub_to",
     "setting_of",
     "setting_to",
     "settings_of",
@@ -150,6 +156,8 @@ __all__ = [
     "token_to",
     "unsaved_of",
     "unsaved_to",
+    "verify_report_of",
+    "verify_report_to",
     "volume_of",
     "volume_to",
 ]

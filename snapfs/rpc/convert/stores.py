@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from snapfs import api
+from snapfs.rpc.convert.trees import snapshot_of, snapshot_to
 from snapfs.rpc.convert.values import (
     EVENT_KINDS,
     OPERATION_STATES,
     ROLES,
+    SCRUB_STATES,
     event_kind_of,
     operation_state_of,
     optional_time_to,
+    path_of,
+    path_to,
     role_of,
+    scrub_state_of,
     text,
     time_of,
     time_to,
@@ -55,23 +60,77 @@ def events_of(message: event_pb2.WatchEventsResponse) -> api.Events:
 # -- operations
 
 
+def _finding_to(record: api.Finding) -> operation_pb2.Finding:
+    return operation_pb2.Finding(code=record.code, message=text(record.message))
+
+
+def _finding_of(message: operation_pb2.Finding) -> api.Finding:
+    return api.Finding(code=message.code, message=message.message)
+
+
+def _damage_to(record: api.Damage) -> operation_pb2.Damage:
+    return operation_pb2.Damage(
+        volume=record.volume,
+        path=path_to(record.path),
+        head=record.head,
+        snapshots=record.snapshots,
+        good=record.good,
+        blocks=record.blocks,
+    )
+
+
+def _damage_of(message: operation_pb2.Damage) -> api.Damage:
+    return api.Damage(
+        volume=message.volume,
+        path=path_of(message.path),
+        head=message.head,
+        snapshots=list(message.snapshots),
+        good=list(message.good),
+        blocks=list(message.blocks),
+    )
+
+
 def report_to(record: api.CheckReport) -> operation_pb2.CheckReport:
     return operation_pb2.CheckReport(
-        findings=[operation_pb2.Finding(code=one.code, message=text(one.message)) for one in record.findings],
+        findings=[_finding_to(one) for one in record.findings],
         inodes=record.inodes,
         blocks=record.blocks,
         snapshots=record.snapshots,
         data_read_bytes=record.data_read_bytes,
+        damage=[_damage_to(one) for one in record.damage],
     )
 
 
 def report_of(message: operation_pb2.CheckReport) -> api.CheckReport:
     return api.CheckReport(
-        findings=[api.Finding(code=one.code, message=one.message) for one in message.findings],
+        findings=[_finding_of(one) for one in message.findings],
         inodes=message.inodes,
         blocks=message.blocks,
         snapshots=message.snapshots,
         data_read_bytes=message.data_read_bytes,
+        damage=[_damage_of(one) for one in message.damage],
+    )
+
+
+def verify_report_to(record: api.VerifyReport) -> operation_pb2.VerifyReport:
+    return operation_pb2.VerifyReport(
+        snapshot=snapshot_to(record.snapshot),
+        digest=record.digest,
+        findings=[_finding_to(one) for one in record.findings],
+        files=record.files,
+        data_read_bytes=record.data_read_bytes,
+        chained=record.chained,
+    )
+
+
+def verify_report_of(message: operation_pb2.VerifyReport) -> api.VerifyReport:
+    return api.VerifyReport(
+        snapshot=snapshot_of(message.snapshot),
+        digest=message.digest,
+        findings=[_finding_of(one) for one in message.findings],
+        files=message.files,
+        data_read_bytes=message.data_read_bytes,
+        chained=message.chained,
     )
 
 
@@ -91,6 +150,7 @@ def operation_to(record: api.Operation) -> operation_pb2.Operation:
         if error
         else None,
         check=report_to(record.check) if record.check else None,
+        verify=verify_report_to(record.verify) if record.verify else None,
     )
 
 
@@ -108,6 +168,7 @@ def operation_of(message: operation_pb2.Operation) -> api.Operation:
         if message.HasField("error")
         else None,
         check=report_of(message.check) if message.HasField("check") else None,
+        verify=verify_report_of(message.verify) if message.HasField("verify") else None,
     )
 
 
@@ -122,6 +183,7 @@ def store_to(record: api.StoreInfo) -> store_pb2.GetStoreResponse:
         volumes=record.volumes,
         snapshots=record.snapshots,
         stored_bytes=record.stored_bytes,
+        seal_bytes=record.seal_bytes,
         logical_bytes=record.logical_bytes,
         index_bytes=record.index_bytes,
         disk_bytes=record.disk_bytes,
@@ -143,6 +205,7 @@ def store_of(message: store_pb2.GetStoreResponse) -> api.StoreInfo:
         volumes=message.volumes,
         snapshots=message.snapshots,
         stored_bytes=message.stored_bytes,
+        seal_bytes=message.seal_bytes,
         logical_bytes=message.logical_bytes,
         index_bytes=message.index_bytes,
         disk_bytes=message.disk_bytes,
@@ -153,6 +216,36 @@ def store_of(message: store_pb2.GetStoreResponse) -> api.StoreInfo:
         uptime_seconds=message.uptime_seconds,
         dirty_bytes=message.dirty_bytes,
         failure=message.failure,
+    )
+
+
+def scrub_to(record: api.ScrubStatus) -> store_pb2.Scrub:
+    return store_pb2.Scrub(
+        state=SCRUB_STATES[record.state],
+        start_time=optional_time_to(record.start_ns),
+        end_time=optional_time_to(record.end_ns),
+        index_done=record.index_done,
+        done=record.done,
+        total=record.total,
+        data_read_bytes=record.data_read_bytes,
+        found=record.found,
+        findings=[_finding_to(one) for one in record.findings],
+        next_time=optional_time_to(record.next_ns),
+    )
+
+
+def scrub_of(message: store_pb2.Scrub) -> api.ScrubStatus:
+    return api.ScrubStatus(
+        state=scrub_state_of(message.state),
+        start_ns=time_of(message.start_time),
+        end_ns=time_of(message.end_time),
+        index_done=message.index_done,
+        done=message.done,
+        total=message.total,
+        data_read_bytes=message.data_read_bytes,
+        found=message.found,
+        findings=[_finding_of(one) for one in message.findings],
+        next_ns=time_of(message.next_time),
     )
 
 

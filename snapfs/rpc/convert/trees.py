@@ -27,6 +27,8 @@ def volume_to(record: api.Volume) -> volume_pb2.Volume:
         snapshots=record.snapshots,
         create_time=time_to(record.created_ns),
         parent=record.parent,
+        quota_bytes=record.quota_bytes,
+        used_bytes=record.used_bytes,
     )
 
 
@@ -36,6 +38,8 @@ def volume_of(message: volume_pb2.Volume) -> api.Volume:
         snapshots=message.snapshots,
         created_ns=time_of(message.create_time),
         parent=message.parent,
+        quota_bytes=message.quota_bytes,
+        used_bytes=message.used_bytes,
     )
 
 
@@ -104,6 +108,7 @@ def snapshot_to(record: api.Snapshot) -> snapshot_pb2.Snapshot:
         current=record.current,
         created=record.created,
         tags=record.tags,
+        seal=record.seal,
     )
 
 
@@ -119,6 +124,7 @@ def snapshot_of(message: snapshot_pb2.Snapshot) -> api.Snapshot:
         current=message.current,
         created=message.created,
         tags=list(message.tags),
+        seal=message.seal,
     )
 
 

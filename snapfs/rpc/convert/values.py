@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from snapfs import api
 from snapfs.errors import Invalid, Unsupported
-from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, volume_pb2
+from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, store_pb2, volume_pb2
 
 R = TypeVar("R")
 
@@ -51,12 +51,21 @@ EVENT_KINDS: Final = {
     api.EventKind.CHECKOUT: event_pb2.EVENT_KIND_CHECKOUT,
     api.EventKind.RESTORE: event_pb2.EVENT_KIND_RESTORE,
     api.EventKind.WARNING: event_pb2.EVENT_KIND_WARNING,
+    api.EventKind.DAMAGE_FOUND: event_pb2.EVENT_KIND_DAMAGE_FOUND,
+    api.EventKind.VOLUME_UPDATED: event_pb2.EVENT_KIND_VOLUME_UPDATED,
 }
 OPERATION_STATES: Final = {
     api.OperationState.RUNNING: operation_pb2.OPERATION_STATE_RUNNING,
     api.OperationState.SUCCEEDED: operation_pb2.OPERATION_STATE_SUCCEEDED,
     api.OperationState.FAILED: operation_pb2.OPERATION_STATE_FAILED,
     api.OperationState.CANCELLED: operation_pb2.OPERATION_STATE_CANCELLED,
+}
+SCRUB_STATES: Final = {
+    api.ScrubState.NEVER: store_pb2.SCRUB_STATE_NEVER,
+    api.ScrubState.RUNNING: store_pb2.SCRUB_STATE_RUNNING,
+    api.ScrubState.PAUSED: store_pb2.SCRUB_STATE_PAUSED,
+    api.ScrubState.FINISHED: store_pb2.SCRUB_STATE_FINISHED,
+    api.ScrubState.CANCELLED: store_pb2.SCRUB_STATE_CANCELLED,
 }
 ROLES: Final = {
     api.Role.VIEWER: access_pb2.ROLE_VIEWER,
@@ -74,6 +83,7 @@ FILE_TYPES_OF: Final = _inverted(FILE_TYPES)
 UNSAVED_OF: Final = {int(volume_pb2.UNSAVED_UNSPECIFIED): api.Save.REFUSE, **_inverted(UNSAVED)}
 EVENT_KINDS_OF: Final = _inverted(EVENT_KINDS)
 OPERATION_STATES_OF: Final = _inverted(OPERATION_STATES)
+SCRUB_STATES_OF: Final = _inverted(SCRUB_STATES)
 ROLES_OF: Final = _inverted(ROLES)
 
 
@@ -163,3 +173,7 @@ def file_type_of(value: int) -> str:
 
 def operation_state_of(value: int) -> api.OperationState:
     return known(OPERATION_STATES_OF, value, "state of an operation")
+
+
+def scrub_state_of(value: int) -> api.ScrubState:
+    return known(SCRUB_STATES_OF, value, "state of a scrub")

@@ -14,6 +14,8 @@ from snapfs.v1 import store_pb2
 
 CHECK: Final = "check"
 """Kind of the operation that checks a store."""
+VERIFY: Final = "verify"
+"""Kind of the operation that verifies a snapshot."""
 
 
 class Settings(Protocol):
@@ -57,6 +59,33 @@ class StoreHandlers:
             CHECK, lambda progress: self._service.check_store(progress=progress), key=once.key if once else b""
         )
         return store_pb2.CheckStoreResponse(operation=convert.operation_to(started))
+
+    async def verify_snapshot(
+        self, request: store_pb2.VerifySnapshotRequest, call: Call
+    ) -> store_pb2.VerifySnapshotResponse:
+        await self._service.get_snapshot(volume=request.volume, snapshot=request.snapshot)  # told at once if missing
+        once = once_of(request, request.request_id, call)
+        started = self._operations.start(
+            VERIFY,
+            lambda progress: self._service.verify_snapshot(
+                volume=request.volume, snapshot=request.snapshot, progress=progress
+            ),
+            key=once.key if once else b"",
+        )
+        return store_pb2.VerifySnapshotResponse(operation=convert.operation_to(started))
+
+    async def start_scrub(self, request: store_pb2.StartScrubRequest, call: Call) -> store_pb2.StartScrubResponse:
+        status = await self._service.start_scrub(bytes_per_second=request.bytes_per_second)
+        return store_pb2.StartScrubResponse(scrub=convert.scrub_to(status))
+
+    async def get_scrub(self, request: store_pb2.GetScrubRequest, call: Call) -> store_pb2.GetScrubResponse:
+        return store_pb2.GetScrubResponse(scrub=convert.scrub_to(await self._service.get_scrub()))
+
+    async def pause_scrub(self, request: store_pb2.PauseScrubRequest, call: Call) -> store_pb2.PauseScrubResponse:
+        return store_pb2.PauseScrubResponse(scrub=convert.scrub_to(await self._service.pause_scrub()))
+
+    async def cancel_scrub(self, request: store_pb2.CancelScrubRequest, call: Call) -> store_pb2.CancelScrubResponse:
+        return store_pb2.CancelScrubResponse(scrub=convert.scrub_to(await self._service.cancel_scrub()))
 
     async def get_metrics(
         self, request: store_pb2.GetMetricsRequest, call: Call

@@ -47,6 +47,13 @@ class VolumeHandlers:
             next_page_token=encode_token(_SCOPE, rest[items - 1].name.encode()) if more else "",
         )
 
+    async def update_volume(
+        self, request: volume_pb2.UpdateVolumeRequest, call: Call
+    ) -> volume_pb2.UpdateVolumeResponse:
+        quota_bytes = request.quota_bytes if request.HasField("quota_bytes") else None
+        changed = await self._service.update_volume(name=request.name, quota_bytes=quota_bytes)
+        return volume_pb2.UpdateVolumeResponse(volume=convert.volume_to(changed))
+
     async def delete_volume(
         self, request: volume_pb2.DeleteVolumeRequest, call: Call
     ) -> volume_pb2.DeleteVolumeResponse:

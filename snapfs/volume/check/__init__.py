@@ -1,0 +1,1 @@
+"""fsck: every invariant of a committed store, checked by reading all of it."""

@@ -1,0 +1,63 @@
+"""An index that may be damaged: looked over before anybody is shown anything of it, or beside the mount if it is large.
+
+Invariants:
+  * Damage that reads would not meet (see ``store.hidden``) is found before a small store is used at all.
+  * A large one is served at once: a child looks it over beside the mount.  If it finds something, the store takes no
+    more changes, and says why: nothing more is built on what is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from snapfs.errors import Corrupt, SnapfsError
+from snapfs.store import hidden, verify
+from snapfs.store.index import Index
+from snapfs.volume.events import EventLog
+
+log = logging.getLogger(__name__)
+
+
+def check_records(index: Index) -> None:
+    """Before a small index is used.
+
+    Raises:
+        Corrupt: it has records that cannot be found any more.
+    """
+    if index.verified:
+        _refuse(index, hidden.hidden(index))
+
+
+def _refuse(index: Index, found: list[str]) -> None:
+    if found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise Corrupt(f"{index.path}: the index is damaged ({found[0]}{more})", hint=verify.HINT)
+
+
+async def look_over(index: Index, events: EventLog, commit: Callable[[], Awaitable[None]]) -> None:
+    """Beside the mount, once: an index that was too large to be looked at before it was used."""
+    if index.verified:
+        return
+    try:
+        with index.reader():  # what the child reads is not used again meanwhile
+            done = await trio.run_process(
+                hidden.command(index.path),
+                stdin=subprocess.DEVNULL,
+                capture_stdout=True,
+                check=False,
+                process_group=verify.APART,
+            )
+        _refuse(index, verify.answer(done.returncode, done.stdout))
+        index.verified = True
+    except Corrupt as error:
+        events.warn(error.message)
+        with contextlib.suppress(SnapfsError):
+            await commit()
+        index.fail(error)
+    except (OSError, SnapfsError) as error:  # no child could be started, or the store takes no changes already
+        log.warning("the index was not looked over: %s", error)

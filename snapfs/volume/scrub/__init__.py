@@ -1,0 +1,1 @@
+"""Scrub: everything verified online, slowly."""

@@ -1,0 +1,1 @@
+"""Seals: digests that prove what a snapshot shows."""
