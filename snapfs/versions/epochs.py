@@ -152,8 +152,8 @@ class Epochs:
             parent, volume, state = records.decode_epoch(payload)
             if parent >= epoch:  # a circle would never end
                 raise Corrupt(f"epoch {epoch} descends from {parent}, which is not older", hint="run: snap fsck")
-            if max(epoch, volume) >= self._next:  # a number given twice would make a circle, too
-                raise Corrupt(f"epoch {epoch} of volume {volume} has a number not yet given", hint="run: snap fsck")
+            if epoch >= self._next:  # a number given twice would make a circle, too
+                raise Corrupt(f"epoch {epoch} has a number not yet given", hint="run: snap fsck")
             self._attach(epoch, parent, volume)
             if state == records.DYING:
                 self.dying.add(epoch)

@@ -69,7 +69,7 @@ class Lake:
 
     def _wire(self, marker: layout.Marker, disk: Disk) -> None:
         doubt.check_records(self.index)
-        stored = (self.index.get("meta", b"uuid") or b"").decode()
+        stored = (self.index.get("meta", b"uuid") or b"").decode(errors="replace")
         if stored != marker.uuid:
             raise Corrupt(f"{self.path}: the index belongs to another store ({stored or 'none'})")
         ends = {

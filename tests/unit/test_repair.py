@@ -337,6 +337,13 @@ DAMAGES: dict[str, Damage] = {
         frozenset({"block-lost"}),
         lambda views: views["data", ""]["/fresh"][4] == UNREADABLE,
     ),
+    "attributes-over-older-spoiled": Damage(  # it may have been truncated: the older version's bytes may not show
+        "record",
+        lambda s: _unseal_and_spoil(s, b"f0", keys.INODE),
+        frozenset({"/d/f0", "/e/hard"}),
+        frozenset({"block-lost"}),
+        lambda views: views["data", ""]["/d/f0"][4] == UNREADABLE,
+    ),
     "target-spoiled": Damage("record", lambda s: _unseal_and_spoil(s, b"link", keys.SYMLINK), frozenset({"/link"})),
     "xattr-spoiled": Damage("record", lambda s: _unseal_and_spoil(s, b"big", keys.XATTR), BIG),
     "sealed-extent-spoiled": Damage("record", lambda s: s.spoil("tree", s.of(b"big", keys.EXTENT))),

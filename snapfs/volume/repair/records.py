@@ -26,6 +26,9 @@ BAD_MAX: Final = 10_000
 LOST_TARGET: Final = b"target-lost-by-damage"
 """Of a symbolic link whose target cannot be read."""
 
+_LOST_BYTES_MAX: Final = 16 << 30
+"""Of a file whose size is only guessed, so much is said to be lost."""
+
 _ORDER: Final = {keys.PARENT: 0, keys.DIRENT: 1, keys.INODE: 2}
 """Links first: they tell what the others were.  Extents last: they need the attributes."""
 
@@ -308,8 +311,11 @@ class _Records:
             tree.delete(view, keys.inode(ino))
             return
         kind = stat.S_IFDIR if ino in roots else self._kind(view, ino, links)
+        if kind == stat.S_IFREG and older is not None:
+            self._lose(view, older)
+            return
         made = self._guess(view, ino, kind, older, Ino(links[0][0]) if links else None)
-        what = "those of an older version" if older else "its owner's are its directory's"
+        what = "those of an older version" if older else "its owner is its directory's"
         bench.act("record", f"attributes of inode {ino} are put together again ({what}); check its mode and size")
         bench.put_inode(view, made)
 
@@ -332,21 +338,40 @@ class _Records:
             mode = kind | (0o700 if kind == stat.S_IFDIR else 0o600)
             older = Inode(ino, mode, 1, uid, gid, 0, 0, 0, now, now, now, now)
         made = replaced(older, mode=kind | stat.S_IMODE(older.mode))
-        if kind == stat.S_IFREG:
-            ends: dict[int, tuple[int, int]] = {}
-            for subject, _, payload in bench.reading.scan(view, keys.head(ino, keys.EXTENT)):
-                fork, offset = keys.split_extent(subject)
-                length = records.decode_extent(payload)[0]
-                end, held = ends.get(fork, (0, 0))
-                ends[fork] = max(end, offset + length), held + length
-            fork = max(ends, default=older.fork)
+        if kind == stat.S_IFREG:  # never with an older version, so what is there was all written here
+            ends = self._ends(view, ino)
+            fork = max(ends, default=0)
             end, held = ends.get(fork, (0, 0))
-            size = max(end, older.size) if fork == older.fork else end
-            made = replaced(made, fork=fork, size=size, allocated_bytes=held)
+            made = replaced(made, fork=fork, size=end, allocated_bytes=held)
         elif kind == stat.S_IFLNK:
             target = self._target(view, ino)
             made = replaced(made, size=len(target))
         return made
+
+    def _ends(self, view: View, ino: Ino) -> dict[int, tuple[int, int]]:
+        """(where the bytes end, how many there are) by fork."""
+        ends: dict[int, tuple[int, int]] = {}
+        for subject, _, payload in self._bench.reading.scan(view, keys.head(ino, keys.EXTENT)):
+            fork, offset = keys.split_extent(subject)
+            length = records.decode_extent(payload)[0]
+            end, held = ends.get(fork, (0, 0))
+            ends[fork] = max(end, offset + length), held + length
+        return ends
+
+    def _lose(self, view: View, older: Inode) -> None:
+        """A file that this epoch changed, nobody knows how: it may have been truncated, so neither the older version's
+        bytes nor those that are here are surely its own."""
+        bench, ends = self._bench, self._ends(view, older.ino)
+        fork = max([*ends, older.fork]) + 1
+        size = min(max(older.size, *(end for end, _ in ends.values()), 1), _LOST_BYTES_MAX)
+        whole = bench.lost_block(BLOCK_BYTES_MAX)
+        for offset in range(0, size, BLOCK_BYTES_MAX):
+            length = min(BLOCK_BYTES_MAX, size - offset)
+            self._tree.put(view, keys.extent(older.ino, fork, offset), records.encode_extent(length, whole, 0))
+        for dead in ends:
+            bench.index.put("reap", keys.extents(older.ino, dead) + keys.u64(view.epoch), records.PRESENT)
+        bench.act("lost", f"attributes of inode {older.ino} are lost, so which bytes are its, too: reading it fails")
+        bench.put_inode(view, replaced(older, fork=fork, size=size, allocated_bytes=size))
 
     def _target(self, view: View, ino: Ino) -> bytes:
         try:
