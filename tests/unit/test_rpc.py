@@ -78,7 +78,8 @@ SETTING = api.Setting(
 )
 STORE = api.StoreInfo(
     path="/s", uuid="u", format=2, volumes=1, snapshots=2, stored_bytes=3, logical_bytes=4, seal_bytes=12,
-    index_bytes=5, disk_bytes=6, free_bytes=7, mountpoint="/m", pid=8, version="9", uptime_seconds=10, dirty_bytes=11, failure="f",
+    index_bytes=5, disk_bytes=6, free_bytes=7, mountpoint="/m", pid=8, version="9", uptime_seconds=10,
+    dirty_bytes=11, failure="f",
 )  # fmt: skip
 
 RECORDS: dict[str, list[Any]] = {
