@@ -145,5 +145,28 @@ def quiet(table: str, key: bytes, message: str) -> None:
     """What cannot be read is found by the step whose business it is."""
 
 
+LOST_BYTES_MAX: Final = 16 << 30
+"""Of a file whose size is only guessed, so much is said to be lost."""
+
+
+def unreadable(inode: Inode, fork: int, size: int, block: BlockId) -> tuple[Inode, Iterator[tuple[bytes, bytes]]]:
+    """The inode of a file nobody knows the bytes of, and (subject, payload) of the extents that make reading it fail.
+
+    Args:
+        fork: one that the file has never had.
+        size: as far as its bytes may have reached.
+        block: a lost one of the greatest size.
+    """
+    size = min(max(size, 1), LOST_BYTES_MAX)
+    extents = (
+        (
+            keys.extent(inode.ino, fork, offset),
+            records.encode_extent(min(BLOCK_BYTES_MAX, size - offset), block, 0),
+        )
+        for offset in range(0, size, BLOCK_BYTES_MAX)
+    )
+    return replaced(inode, fork=fork, size=size, allocated_bytes=size), extents
+
+
 def replaced(inode: Inode, **changes: int) -> Inode:
     return msgspec.structs.replace(inode, **changes)

@@ -17,9 +17,6 @@ import contextlib
 import stat
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
-
-import msgspec
 
 from snapfs.errors import Corrupt
 from snapfs.format import keys, records
@@ -30,10 +27,8 @@ from snapfs.versions.epochs import ROOT, Chain, Path, View
 from snapfs.volume.check.base import MALFORMED, Tolerant
 from snapfs.volume.check.tree import living
 from snapfs.volume.core import now_ns
+from snapfs.volume.repair.base import unreadable
 from snapfs.volume.repair.index_builder import Builder
-
-_LOST_BYTES_MAX: Final = 16 << 30
-"""Of a file whose size is only guessed, so much is said to be lost."""
 
 
 class Losses:
@@ -185,12 +180,9 @@ class Losses:
         if not stat.S_ISREG(older.mode):
             return
         forks, end = self._forks(view, ino)
-        fork = max([*forks, older.fork]) + 1
-        size = min(max(older.size, end, 1), _LOST_BYTES_MAX)
-        for offset in range(0, size, BLOCK_BYTES_MAX):
-            payload = records.encode_extent(min(BLOCK_BYTES_MAX, size - offset), self._block(), 0)
-            self._put(view.epoch, keys.extent(ino, fork, offset), payload)
-        made = msgspec.structs.replace(older, fork=fork, size=size, allocated_bytes=size)
+        made, extents = unreadable(older, max([*forks, older.fork]) + 1, max(older.size, end), self._block())
+        for subject, payload in extents:
+            self._put(view.epoch, subject, payload)
         self._put(view.epoch, keys.inode(ino), records.encode_inode(made))
         for dead in forks:
             self._builder.put("reap", keys.extents(ino, dead) + keys.u64(view.epoch), records.PRESENT)

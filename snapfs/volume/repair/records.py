@@ -18,16 +18,13 @@ from snapfs.types import BLOCK_BYTES_MAX, BlockId, Epoch, Ino
 from snapfs.versions.epochs import ROOT, View
 from snapfs.volume.check.base import DECODERS, MALFORMED, decode_version, decoded, sound, split_version, values
 from snapfs.volume.core import now_ns
-from snapfs.volume.repair.base import Bench, NeedsRebuild, quiet, replaced
+from snapfs.volume.repair.base import Bench, NeedsRebuild, quiet, replaced, unreadable
 
 BAD_MAX: Final = 10_000
 """More bad records than this: the index as a whole is not to be trusted."""
 
 LOST_TARGET: Final = b"target-lost-by-damage"
 """Of a symbolic link whose target cannot be read."""
-
-_LOST_BYTES_MAX: Final = 16 << 30
-"""Of a file whose size is only guessed, so much is said to be lost."""
 
 _ORDER: Final = {keys.PARENT: 0, keys.DIRENT: 1, keys.INODE: 2}
 """Links first: they tell what the others were.  Extents last: they need the attributes."""
@@ -363,15 +360,14 @@ class _Records:
         bytes nor those that are here are surely its own."""
         bench, ends = self._bench, self._ends(view, older.ino)
         fork = max([*ends, older.fork]) + 1
-        size = min(max(older.size, *(end for end, _ in ends.values()), 1), _LOST_BYTES_MAX)
-        whole = bench.lost_block(BLOCK_BYTES_MAX)
-        for offset in range(0, size, BLOCK_BYTES_MAX):
-            length = min(BLOCK_BYTES_MAX, size - offset)
-            self._tree.put(view, keys.extent(older.ino, fork, offset), records.encode_extent(length, whole, 0))
+        size = max([older.size, *(end for end, _ in ends.values())])
+        made, extents = unreadable(older, fork, size, bench.lost_block(BLOCK_BYTES_MAX))
+        for subject, payload in extents:
+            self._tree.put(view, subject, payload)
         for dead in ends:
             bench.index.put("reap", keys.extents(older.ino, dead) + keys.u64(view.epoch), records.PRESENT)
         bench.act("lost", f"attributes of inode {older.ino} are lost, so which bytes are its, too: reading it fails")
-        bench.put_inode(view, replaced(older, fork=fork, size=size, allocated_bytes=size))
+        bench.put_inode(view, made)
 
     def _target(self, view: View, ino: Ino) -> bytes:
         try:
