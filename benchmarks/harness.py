@@ -121,7 +121,7 @@ class Report:
         return 0 if all(row.met for row in self.rows) else 1
 
 
-_FACTORS: Final = {"s": 1, "calls": 1, "ms": 1e3, "us": 1e6, "bytes": 1, "KiB": 2**-10, "MB": 1e-6}
+_FACTORS: Final = {"s": 1, "calls": 1, "times": 1, "ms": 1e3, "us": 1e6, "bytes": 1, "KiB": 2**-10, "MB": 1e-6}
 
 
 def _scaled(series: Mapping[str, Sequence[float]], unit: str) -> dict[str, list[float]]:
@@ -244,8 +244,8 @@ class Mounted:
         return snap(*arguments, "--store", self.store)
 
     def info(self) -> api.StoreInfo:
-        document = json.loads(self.snap("info", "--json"))
-        return api.StoreInfo(**document)
+        document = json.loads(self.snap("info", "--json"))  # it also tells how the scrub gets on
+        return api.StoreInfo(**{name: document[name] for name in api.StoreInfo.__struct_fields__ if name in document})
 
 
 @contextlib.contextmanager
@@ -346,11 +346,12 @@ class Options:
         return max(least, round(number * self.scale))
 
 
-def main(report: Report, body: Callable[[Report, Options, Path], None], *, repeats: int) -> int:
-    """Run a benchmark; its exit code: 1 if a limit was missed."""
+def main(report: Report, body: Callable[[Report, Options, Path], None], *, repeats: int, scale: float = 1.0) -> int:
+    """Run a benchmark; its exit code: 1 if a limit was missed.  ``scale``: unless another is asked for."""
     parser = argparse.ArgumentParser(description=report.question)
     parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds that count (default: {repeats})")
-    parser.add_argument("--scale", type=float, default=1.0, help="shrink the data by this factor, for a quick trial")
+    told = f"shrink the data by this factor; 1 is the full size (default: {scale:g})"
+    parser.add_argument("--scale", type=float, default=scale, help=told)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every value to FILE")
     given = parser.parse_args()
     if given.repeats < 1 or not 0 < given.scale <= 1:

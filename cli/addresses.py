@@ -36,6 +36,11 @@ def parse_volume_or_snapshot(text: str) -> Address:
     return Address(text, "")
 
 
+def target(address: Address) -> str:
+    """As the API has it: ``volume@snapshot``, or ``volume``."""
+    return f"{address.volume}@{address.snapshot}" if address.snapshot else address.volume
+
+
 def path_in_volume(text: str, *, inside: str, mounted_root: str) -> str:
     """A path relative to the volume's root, without ``.`` and ``..``; empty for the root itself.
 

@@ -9,7 +9,7 @@ from snapfs.errors import Kind
 
 OK: Final = 0
 FOUND: Final = 1
-"""fsck, scrub, verify or audit --verify found damage."""
+"""fsck, scrub, verify or audit --verify found damage; import could not read everything, or export not write it."""
 USAGE: Final = 2
 INTERNAL: Final = 70
 """A bug of ours: EX_SOFTWARE of sysexits."""
@@ -47,10 +47,10 @@ BY_KIND: Final[dict[Kind, int]] = {
 HELP: Final = """\b
 Exit codes:
   0   done
-  1   damage found (fsck, scrub, verify, audit --verify)
+  1   damage found (fsck, scrub, verify, audit --verify); not everything imported or exported
   2   wrong usage: bad name, option or combination
   3   not found: store, volume, snapshot, file, commit
-  4   the state forbids it: unsaved changes, name taken, not empty
+  4   the state forbids it: unsaved changes, name taken, not empty, held, locked
   5   busy or unavailable: store in use, no daemon answer, no /dev/fuse, no git
   6   corrupt store
   7   no space, quota full, or a limit reached

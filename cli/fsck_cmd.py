@@ -36,7 +36,7 @@ def progress_bar(what: str = "checking") -> Iterator[Callable[[int, int], None] 
         task = bar.add_task(what, total=None)
 
         def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total or None)
 
         yield show
 

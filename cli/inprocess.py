@@ -8,6 +8,7 @@ Whoever can open a store owns it; a token that is given narrows that, as with a 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,10 +24,12 @@ from snapfs import api, errors
 from snapfs.access import OWNER, Access, Transport
 from snapfs.client import Client
 from snapfs.config import Settings
+from snapfs.git.reachable import reachable
 from snapfs.operations import Operations
 from snapfs.rpc.dispatch import Dispatcher
 from snapfs.service import Service
 from snapfs.volume.lake import Lake
+from snapfs.volume.limits import Pace
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -138,14 +141,15 @@ class InProcess:
         try:
             access = Access(self._store)
             caller = access.authenticate(self._secret, transport=Transport.UNIX) if self._secret else OWNER
-            operations = Operations()
+            operations, settings = Operations(), Settings(self._store)
+            _follow(lake, settings)
             async with lake.running(), access.running(), trio.open_nursery() as nursery:
                 await nursery.start(operations.run)
                 dispatcher = Dispatcher(
-                    Service(lake),
+                    Service(lake, reachable=reachable),
                     operations,
                     access,
-                    Settings(self._store),
+                    settings,
                     metrics=_no_metrics,
                     sound=lambda: lake.index.failure is None,
                 )
@@ -241,6 +245,16 @@ class _Stream:
             if self._error is not None:
                 raise self._error from None
             return None
+
+
+def _follow(lake: Lake, settings: Settings) -> None:
+    """How long the trash keeps things, if that is configured; if nobody can tell, nothing goes for good.  Nothing else
+    of the configuration is for a process as short as this."""
+    try:
+        if settings.path.exists():
+            lake.trash.follow(settings.config.pace())
+    except errors.SnapfsError:
+        lake.trash.follow(Pace(trash_hours=math.inf))
 
 
 def _no_metrics() -> str:

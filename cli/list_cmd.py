@@ -19,9 +19,14 @@ PAGE_SIZE_MAX: Final = 1000
 
 
 def describe(snapshot: api.Snapshot) -> str:
-    """Tags, and the message, else the commit's subject."""
-    tags = f"[{', '.join(map(output.quote, snapshot.tags))}] " if snapshot.tags else ""
-    return tags + output.one_line(snapshot.message or (snapshot.git.subject if snapshot.git is not None else ""))
+    """Tags, what keeps it, and the message, else the commit's subject."""
+    parts = [f"[{', '.join(map(output.quote, snapshot.tags))}]"] if snapshot.tags else []
+    if snapshot.holds:
+        parts.append(f"(held by {', '.join(map(output.quote, snapshot.holds))})")
+    if snapshot.locked_until_ns:
+        parts.append(f"(locked until {output.when(snapshot.locked_until_ns)})")
+    text = snapshot.message or (snapshot.git.subject if snapshot.git is not None else "")
+    return " ".join([*parts, output.one_line(text)])
 
 
 def print_snapshots(snapshots: Sequence[api.Snapshot]) -> None:

@@ -35,6 +35,17 @@ VERBS: Final = {
     "rename": "rename_cmd",
     "tag": "tag_cmd",
     "rm": "rm_cmd",
+    "undelete": "undelete_cmd",
+    "trash": "trash_cmd",
+    "hold": "hold_cmd",
+    "release": "release_cmd",
+    "lock": "lock_cmd",
+    "policy": "policy_cmd",
+    "du": "du_cmd",
+    "space": "space_cmd",
+    "optimize": "optimize_cmd",
+    "import": "import_cmd",
+    "export": "export_cmd",
     "watch": "watch_cmd",
     "git": "git_cmd",
     "info": "info_cmd",
@@ -102,6 +113,7 @@ def build() -> Any:
           snap git install --volume digits
           snap create digits -m "before cleaning"
           snap checkout digits@4f2a9c1
+          snap du digits
           snap list digits --address lake.example.org:7432 --token-file ~/.snapfs-token
         """
         context.ensure_object(Invocation).store = store

@@ -34,6 +34,8 @@ def command(snapshot: str, store: str, as_json: bool) -> None:
         ("parent", output.quote(found.parent)),
         ("tags", ", ".join(map(output.quote, found.tags))),
         ("head", "stands on it" if found.current else ""),
+        ("held by", ", ".join(map(output.quote, found.holds))),
+        ("locked until", output.when(found.locked_until_ns) if found.locked_until_ns else ""),
         ("seal", found.seal or "not sealed yet"),
         ("message", output.one_line(found.message)),
         *((f"meta {output.quote(key)}", output.one_line(value)) for key, value in found.meta.items()),

@@ -1,4 +1,4 @@
-"""Points in time on the command line: a span (``30d``: from now on, or ago) or a date, with or without a time."""
+"""Points and spans of time on the command line: ``30d`` (from now on, or ago), or a date, with or without a time."""
 
 from __future__ import annotations
 
@@ -49,3 +49,25 @@ class Moment(_ParamType):
         if not 0 < moment_ns < int(_LAST.timestamp()) * _NS:
             self.fail(f"{value!r} lies before 1970 or after the year 9998", param, ctx)
         return moment_ns
+
+
+class Span(_ParamType):
+    """Seconds of ``12h`` or ``30d``."""
+
+    name = "span"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):  # a default
+            return value
+        match = _SPAN.fullmatch(value)
+        if match is None or not int(match[1]):
+            self.fail(f"{value!r} is no span of time; say 45m, 12h, 30d or 8w", param, ctx)
+        return int(match[1]) * _SECONDS[match[2]]
+
+
+def span(seconds: int) -> str:
+    """``30d``: the largest unit that it is a multiple of."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds // _SECONDS[unit]}{unit}"
+    return f"{seconds}s"

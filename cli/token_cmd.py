@@ -19,9 +19,9 @@ def command() -> None:
 
     \b
     Roles, each may all that those before it may:
-      viewer    looks at volumes, snapshots, settings, metrics
+      viewer    looks at volumes, snapshots, settings, metrics; exports snapshots
       operator  changes volumes and snapshots, checks the store
-      admin     changes settings and tokens, reads the audit log
+      admin     purges, empties the trash, locks; changes settings and tokens, reads the audit log
 
     \b
     Examples:

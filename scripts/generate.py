@@ -35,7 +35,11 @@ REPLACEMENTS = {
             "SnapshotCalls",
             "StoreCalls",
             "EventCalls",
+            "OperationCalls",
             "AccessCalls",
+            "SpaceCalls",
+            "RetentionCalls",
+            "TransferCalls",
             "Client",
         )
     },

@@ -7,7 +7,7 @@ Invariants (of every list that comes in and of the file after every plan):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from snapfs.types import BlockId
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     """Changes that a write or truncation makes to a file's extents."""
 
     puts: list[Extent]
-    """Extents to store, by offset; each replaces one that starts at the same offset."""
+    """Extents to store, by offset; each replaces an old one that starts at the same offset, and none equals it."""
     deletes: list[int]
     """Offsets of extents to remove; none of them is among the puts."""
     covered_bytes: int
@@ -80,7 +80,24 @@ def plan_write(old: Sequence[Extent], new: Sequence[Extent], start: int, end: in
     puts.sort()
     kept = {extent.offset for extent in puts}
     deletes = [e.offset for e in old if e.offset not in kept and e.end > start and e.offset < end]
-    return Plan(puts, deletes, covered)
+    same = set(old).intersection(puts)
+    return Plan([extent for extent in puts if extent not in same] if same else puts, deletes, covered)
+
+
+def merged(extents: Iterable[Extent]) -> list[Extent]:
+    """The same bytes in as few extents as possible: those that go on in the same block are made one.  By offset."""
+    found: list[Extent] = []
+    for extent in extents:
+        last = found[-1] if found else None
+        if last and last.block == extent.block != HOLE and _goes_on(last, extent):
+            found[-1] = last._replace(length=last.length + extent.length)
+        else:
+            found.append(extent)
+    return found
+
+
+def _goes_on(last: Extent, extent: Extent) -> bool:
+    return extent.offset == last.end and extent.block_offset == last.block_offset + last.length
 
 
 def plan_truncate(old: Sequence[Extent], size: int) -> Plan:

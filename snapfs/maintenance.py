@@ -4,9 +4,13 @@ rules hold here too."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+
+import trio
 
 from snapfs import __version__, api
 from snapfs.store import layout
+from snapfs.types import Ino
 from snapfs.volume import past
 from snapfs.volume.lake import Lake
 from snapfs.volume.mounted import Mounted
@@ -33,7 +37,7 @@ class Maintenance:
             uuid=lake.uuid,
             format=layout.FORMAT_VERSION,
             volumes=len(lake.volumes.names()),
-            snapshots=lake.index.count("snapshots"),
+            snapshots=lake.index.count("created") - sum(map(lake.snapshots.count, lake.volumes.trashed())),
             stored_bytes=lake.core.blocks.space.stored_bytes,
             seal_bytes=lake.core.blocks.space.seal_bytes,
             logical_bytes=lake.core.blocks.space.raw_bytes,
@@ -102,3 +106,17 @@ class Maintenance:
             if volume is not None:
                 await self._lake.writeback.flush(view=volume.head)
             await self._mounted.push()
+
+    async def _publish(self, outdated: object) -> None:
+        """Commit, and make the kernel forget what is outdated.  Not given up half-way when the client goes: the
+        kernel would believe the old state for a day."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._lake.commit()
+            finally:
+                if self._mounted:
+                    await self._mounted.refresh(outdated)
+
+    def _keeper(self, volume: Volume) -> Callable[[Ino], bool]:
+        mounted = self._mounted
+        return (lambda ino: mounted.keep_unlinked(volume.id, ino)) if mounted else (lambda ino: False)

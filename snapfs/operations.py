@@ -33,7 +33,15 @@ _ID_BYTES: Final = 8
 
 log = logging.getLogger(__name__)
 
-Report = api.CheckReport | api.VerifyReport
+Report = api.CheckReport | api.VerifyReport | api.OptimizeReport | api.ImportReport
+_FIELDS: Final[dict[type[Report], str]] = {
+    api.CheckReport: "check",
+    api.VerifyReport: "verify",
+    api.OptimizeReport: "optimize",
+    api.ImportReport: "imported",
+}
+"""Where in an operation its report is."""
+
 Work = Callable[[Progress], Awaitable[Report]]
 
 
@@ -59,13 +67,8 @@ class _Operation:
     ) -> None:
         failure = api.OperationError(kind=error.kind, message=error.message, hint=error.hint) if error else None
         self.ended.set()
-        check = report if isinstance(report, api.CheckReport) else None
-        verify = report if isinstance(report, api.VerifyReport) else None
-        self._become(
-            msgspec.structs.replace(
-                self.now, state=state, check=check, verify=verify, error=failure, end_ns=time.time_ns()
-            )
-        )
+        result = {_FIELDS[type(report)]: report} if report else {}
+        self._become(msgspec.structs.replace(self.now, state=state, error=failure, end_ns=time.time_ns(), **result))
 
     def _become(self, now: api.Operation) -> None:
         self.now = now

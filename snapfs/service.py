@@ -13,19 +13,16 @@ then: while its commit is waited for it may be removed by others.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
-
-import trio
 
 from snapfs import api
 from snapfs.errors import Conflict, Invalid
 from snapfs.format.records import SnapshotRecord
-from snapfs.maintenance import Maintenance
-from snapfs.types import Ino
+from snapfs.retaining import Reachable
+from snapfs.transfer import Transfer
 from snapfs.volume import past
 from snapfs.volume.compare import compare
-from snapfs.volume.describe import Describe
 from snapfs.volume.events import Wanted
 from snapfs.volume.lake import Lake
 from snapfs.volume.listing import Listing
@@ -35,12 +32,11 @@ from snapfs.volume.restore import Restore, split_path
 from snapfs.volume.volumes import Volume
 
 
-class Service(Maintenance):
-    """All verbs."""
+class Service(Transfer):
+    """All verbs.  ``reachable`` asks git, of which this layer knows nothing."""
 
-    def __init__(self, lake: Lake, mounted: Mounted | None = None) -> None:
-        super().__init__(lake, mounted)
-        self._describe = Describe(lake.core, lake.volumes, lake.snapshots)
+    def __init__(self, lake: Lake, mounted: Mounted | None = None, *, reachable: Reachable | None = None) -> None:
+        super().__init__(lake, mounted, reachable)
         self._listing = Listing(lake.volumes, lake.snapshots, self._describe)
 
     def watch_events(
@@ -84,48 +80,40 @@ class Service(Maintenance):
         return answer
 
     async def get_volume(self, *, name: str) -> api.Volume:
+        await self._lake.exclusive.counted()
         return self._describe.volume(self._lake.volumes.get(name))
 
     async def list_volumes(self) -> list[api.Volume]:
         """By name."""
+        await self._lake.exclusive.counted()
         return [self._describe.volume(volume) for volume in self._lake.volumes.all()]
 
-    async def update_volume(self, *, name: str, quota_bytes: int | None = None) -> api.Volume:
+    async def update_volume(
+        self,
+        *,
+        name: str,
+        quota_bytes: int | None = None,
+        quota_kind: api.QuotaKind | None = None,
+        compression: str | None = None,
+    ) -> api.Volume:
         """Change what is given.
 
         Args:
-            quota_bytes: most that the head's files may hold; 0: no limit.  Less than they hold now: they can only
-                shrink.
+            quota_bytes: most that the volume may hold; 0: no limit.  Less than it holds now: it can only shrink.
+            quota_kind: what the quota counts.
+            compression: of data written from now on: ``none``, or ``zstd:LEVEL``.
 
         Raises:
-            NotFound; Invalid: nothing is given, or a negative number.
+            NotFound; Invalid: nothing is given, a negative number, no such compression.
         """
         volume = self._lake.volumes.get(name)
-        if quota_bytes is None:
+        if quota_bytes is None and quota_kind is None and compression is None:
             raise Invalid("nothing to change was given", hint="snap volume set VOLUME --quota SIZE")
-        self._lake.volumes.set_quota(volume, quota_bytes)
+        self._lake.volumes.update(volume, quota_bytes=quota_bytes, quota_kind=quota_kind, compression=compression)
+        await self._lake.exclusive.counted()
         answer = self._describe.volume(volume)
         await self._lake.commit()
         return answer
-
-    async def delete_volume(self, *, name: str, force: bool = False) -> None:
-        """Remove a volume; with ``force`` also its snapshots and what its head holds.
-
-        Raises:
-            Conflict: it has snapshots.
-            NotEmpty: its head has files.
-        """
-        lake = self._lake
-        volume = lake.volumes.get(name)
-        if force:
-            lake.snapshots.remove_all(volume)
-        lake.volumes.remove(name, force=force)
-        with trio.CancelScope(shield=True):  # as in ``_publish``
-            try:
-                await lake.commit()
-            finally:
-                if self._mounted:
-                    await self._mounted.volume_removed(name)
 
     # -- snapshots
 
@@ -227,10 +215,6 @@ class Service(Maintenance):
         answer = self._describe.snapshot(owner, self._lake.snapshots.rename(owner, record, name))
         await self._lake.commit()
         return answer
-
-    async def delete_snapshot(self, *, volume: str, snapshot: str) -> None:
-        self._lake.snapshots.remove(*self._find(volume, snapshot))
-        await self._lake.commit()
 
     async def tag_snapshot(self, *, volume: str, snapshot: str, tag: str, move: bool = False) -> api.Snapshot:
         """Give a snapshot a further name, which must be no snapshot's name; it goes when the snapshot goes.
@@ -378,20 +362,6 @@ class Service(Maintenance):
             await self._publish(outdated)
         return api.Restored(paths=list(paths), files=restore.files, total_bytes=restore.total_bytes)
 
-    async def _publish(self, outdated: object) -> None:
-        """Commit, and make the kernel forget what is outdated.  Not given up half-way when the client goes: the
-        kernel would believe the old state for a day."""
-        with trio.CancelScope(shield=True):
-            try:
-                await self._lake.commit()
-            finally:
-                if self._mounted:
-                    await self._mounted.refresh(outdated)
-
-    def _keeper(self, volume: Volume) -> Callable[[Ino], bool]:
-        mounted = self._mounted
-        return (lambda ino: mounted.keep_unlinked(volume.id, ino)) if mounted else (lambda ino: False)
-
     async def clone(self, *, volume: str, snapshot: str, name: str, once: Once | None = None) -> api.Volume:
         """Raises AlreadyExists, Invalid, NameTooLong, NotFound, NoSpace."""
         lake = self._lake
@@ -402,9 +372,3 @@ class Service(Maintenance):
         answer = self._describe.volume(made)
         await lake.commit()
         return answer
-
-    # -- shared
-
-    def _find(self, volume: str, snapshot: str) -> tuple[Volume, SnapshotRecord]:
-        target = self._lake.volumes.get(volume)
-        return target, self._lake.snapshots.resolve(target, snapshot)

@@ -89,6 +89,24 @@ class Scrub(Table, frozen=True, kw_only=True):
     ] = DEFAULT_PACE.scrub_every_days
 
 
+class Trash(Table, frozen=True, kw_only=True):
+    hours: Annotated[
+        float, _live("How long what was deleted can be taken back; 0: not at all.", ge=0, le=87600)
+    ] = DEFAULT_PACE.trash_hours
+
+
+class Retention(Table, frozen=True, kw_only=True):
+    every_hours: Annotated[
+        float, _live("Volumes' retention policies are applied so often; 0: only when asked for.", ge=0, le=8760)
+    ] = DEFAULT_PACE.retention_every_hours
+
+
+class Space(Table, frozen=True, kw_only=True):
+    compact_percent: Annotated[
+        float, _live("A segment with more dead bytes than this is copied and dropped; 0: never.", ge=0, le=100)
+    ] = DEFAULT_PACE.compact_percent
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings."""
 
@@ -100,12 +118,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mount: Mount = Mount()
     store: Store = Store()
     scrub: Scrub = Scrub()
+    trash: Trash = Trash()
+    retention: Retention = Retention()
+    space: Space = Space()
 
     def limits(self) -> Limits:
         return Limits(**msgspec.structs.asdict(self.store))
 
     def pace(self) -> Pace:
-        return Pace(scrub_bytes_per_second=self.scrub.bytes_per_second, scrub_every_days=self.scrub.every_days)
+        return Pace(
+            scrub_bytes_per_second=self.scrub.bytes_per_second, scrub_every_days=self.scrub.every_days,
+            trash_hours=self.trash.hours, retention_every_hours=self.retention.every_hours,
+            compact_percent=self.space.compact_percent,
+        )  # fmt: skip
 
 
 class Definition(msgspec.Struct, frozen=True):

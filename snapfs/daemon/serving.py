@@ -31,10 +31,12 @@ from snapfs.config import Config, Settings
 from snapfs.daemon.bound import Bound
 from snapfs.daemon.exporter import Exporter
 from snapfs.daemon.places import checked_mountpoint, clear_stale
+from snapfs.daemon.schedule import Schedule
 from snapfs.daemon.signals import received
 from snapfs.daemon.supervisor import Supervisor
 from snapfs.errors import SnapfsError
 from snapfs.fuse.session import Options, Session, check_device
+from snapfs.git.reachable import reachable
 from snapfs.metrics import Metrics
 from snapfs.operations import Operations
 from snapfs.rpc import server
@@ -124,9 +126,8 @@ class _Daemon:
         )
 
     async def run(self) -> None:
-        scrub = self._lake.scrub
-        scrub.follow(self._settings.config.pace())
-        scrub.serve(self._session.timings.sums)
+        self._lake.follow(self._settings.config.pace())
+        self._lake.scrub.serve(self._session.timings.sums)
         self._lake.fetch = self._session.kernel.fetch
         self._lake.index.after_failure.append(self._tell_failure)
         with received(_SIGNALS, self._signalled) as signals:
@@ -168,8 +169,11 @@ class _Daemon:
         lake, config = self._lake, self._settings.config
         access = Access(lake.path)
         operations = Operations()
+        service = Service(lake, self._session.kernel, reachable=reachable)
+        schedule = Schedule(service)
+        schedule.follow(config.pace())
         dispatcher = Dispatcher(
-            Service(lake, self._session.kernel),
+            service,
             operations,
             access,
             self._settings,
@@ -181,8 +185,9 @@ class _Daemon:
             async with access.running(), trio.open_nursery() as nursery:
                 exporter = Exporter(self._metrics.text, nursery)
                 exporter.serve(config.metrics.address)
-                self._settings.follow(lambda changed: self._apply(changed, exporter))
+                self._settings.follow(lambda changed: self._apply(changed, exporter, schedule))
                 await nursery.start(operations.run)
+                nursery.start_soon(schedule.run)
                 listen = partial(server.serve, observe=self._calls.observe)
                 yield await nursery.start(listen, dispatcher, access, _places(lake.path, config))
                 nursery.cancel_scope.cancel()
@@ -196,11 +201,12 @@ class _Daemon:
         if failure is not None:
             log.error("the store is read-only from now on", reason=failure.message, hint=failure.hint)
 
-    def _apply(self, config: Config, exporter: Exporter) -> None:
+    def _apply(self, config: Config, exporter: Exporter, schedule: Schedule) -> None:
         """Put changed settings into force.  Raises Unavailable: an address cannot be had."""
         exporter.serve(config.metrics.address)
         self._process.configure(config)
-        self._lake.scrub.follow(config.pace())
+        self._lake.follow(config.pace())
+        schedule.follow(config.pace())
 
     def _ends(self, number: signal.Signals) -> bool:
         return number != signal.SIGHUP or self._process.hangup_ends

@@ -17,7 +17,7 @@ from zlib import crc32
 
 import msgspec
 
-from snapfs.api import Event, GitCommit
+from snapfs.api import Event, GitCommit, QuotaKind, RetentionPolicy
 from snapfs.errors import Corrupt
 from snapfs.types import BLOCK_BYTES_MAX, FILE_BYTES_MAX, INO_BITS, BlockId, Epoch, Ino, SegmentId, VolumeId
 
@@ -132,6 +132,8 @@ LIVE: Final = 0
 """Epoch of a head or of a snapshot that exists."""
 DYING: Final = 1
 """Epoch of a deleted snapshot or discarded head, not yet reclaimed."""
+SHARED: Final = 2
+"""Dying with several children that all need what is left of it: nothing to do until something below changes."""
 
 
 def encode_epoch(parent: Epoch, volume: VolumeId, state: int) -> bytes:
@@ -143,10 +145,12 @@ def decode_epoch(payload: bytes) -> tuple[Epoch, VolumeId, int]:
         parent, volume, state = _EPOCH.unpack(payload)
     except struct.error:
         raise _damaged("an epoch") from None
+    if state > SHARED:
+        raise _damaged("an epoch")
     return Epoch(parent), VolumeId(volume), state
 
 
-_BLOCK = struct.Struct("<QQIIBB32sQ")
+_BLOCK = struct.Struct("<QQIIBB32sQQQQ")
 HASH_BYTES: Final = 32
 CODEC_RAW: Final = 0
 CODEC_ZSTD: Final = 1
@@ -167,6 +171,12 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     hash: bytes
     refs: int
     """Extent records (of all epochs) and seals that name the block; 0: waiting to be reclaimed."""
+    account: int = 0
+    """Number of the account (table ``accounts``) that says which views show it; 0: of a seal, or without references."""
+    home_ino: Ino = Ino(0)
+    """A hint: the file that last took the block into use; 0: none."""
+    home_offset: int = 0
+    """Where in that file the block's first byte would be."""
 
     @property
     def lost(self) -> bool:
@@ -177,7 +187,7 @@ class Block(msgspec.Struct, frozen=True, gc=False):
 def encode_block(block: Block) -> bytes:
     return _BLOCK.pack(
         block.segment, block.offset, block.stored_bytes, block.raw_bytes,
-        block.codec, block.kind, block.hash, block.refs,
+        block.codec, block.kind, block.hash, block.refs, block.account, block.home_ino, block.home_offset,
     )  # fmt: skip
 
 
@@ -232,9 +242,20 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Most that the head's files may hold; 0: no limit."""
     used_bytes: int = 0
     """What the head's files hold: the sum of their ``allocated_bytes``."""
+    quota_kind: QuotaKind = QuotaKind.LOGICAL
+    compression: str = "zstd:1"
+    """``none`` or ``zstd:LEVEL``."""
+    policy: RetentionPolicy | None = None
+    origin: Epoch = Epoch(0)
+    """The snapshot that it was cloned from; it need not exist any more; 0: none."""
+    deleted_ns: int = 0
+    """In the trash since; 0: not deleted."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self.id, self.root, self.head, self.created_ns, self.quota_bytes, self.used_bytes)
+        _check_numbers(
+            self.id, self.root, self.head, self.created_ns, self.quota_bytes, self.used_bytes, self.origin,
+            self.deleted_ns,
+        )  # fmt: skip
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,9 +275,19 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Further names, sorted; each has its entry in table ``tags``."""
     used_bytes: int = 0
     """What its files hold: the sum of their ``allocated_bytes``."""
+    holds: list[str] = []
+    """Names of holds, sorted: it cannot be deleted while there is one."""
+    locked_until_ns: int = 0
+    """It cannot be deleted before; never made earlier; 0: not locked."""
+    deleted_ns: int = 0
+    """In the trash since; 0: not deleted.  One in the trash has no entry in ``names``, ``tags``, ``commits``,
+    ``created``; it still counts as a view, and its tags are kept to be given back."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self.epoch, self.volume, self.root, self.created_ns, self.used_bytes, *self.orphans)
+        _check_numbers(
+            self.epoch, self.volume, self.root, self.created_ns, self.used_bytes, self.locked_until_ns,
+            self.deleted_ns, *self.orphans,
+        )  # fmt: skip
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 from blake3 import blake3
 
+from snapfs.api import QuotaKind, RetentionPolicy
 from snapfs.errors import Corrupt
 from snapfs.format.records import HASH_BYTES, SnapshotRecord
 from snapfs.types import BLOCK_BYTES_MAX, BlockId, Epoch, VolumeId
@@ -97,6 +98,12 @@ class VolumeFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created_ns: int
     quota_bytes: int = 0
+    quota_kind: QuotaKind = QuotaKind.LOGICAL
+    compression: str = "zstd:1"
+    policy: RetentionPolicy | None = None
+    origin: Epoch = Epoch(0)
+    deleted_ns: int = 0
+    """In the trash since; 0: not deleted."""
 
 
 class SealBody(msgspec.Struct, frozen=True, kw_only=True):

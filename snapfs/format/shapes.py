@@ -11,8 +11,8 @@ _INVERTED: Final = b"\xff" * 5
 """An inverted epoch begins so: epochs have 24 bits.  No other key ends like that."""
 
 _BY_SIZES: Final = {
-    (8, 66): "blocks", (8, 17): "epochs", (8, 16): "segments", (8, 1): "unsealed", (32, 8): "dedup", (24, 1): "created",
-    (29, 1): "reap", (40, 1): "requests_by_time",
+    (8, 90): "blocks", (8, 17): "epochs", (8, 16): "segments", (8, 1): "unsealed", (32, 8): "dedup", (24, 1): "created",
+    (21, 1): "reap", (29, 1): "unaccounted", (40, 1): "requests_by_time",
 }  # fmt: skip
 """(bytes of the key, of the payload)."""
 

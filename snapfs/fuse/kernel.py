@@ -103,6 +103,11 @@ class MountKernel:
         if self._handles.written():
             await self.push()
 
+    def is_known(self, volume_id: int, ino: Ino) -> bool:
+        """Whether the kernel may have cached anything of an inode of the head, or of the names in it."""
+        tree = self._nodes.find_tree(volume_id)
+        return tree is not None and self._nodes.is_known(self._nodes.node(tree, ino))
+
     def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
         """Whether a file that a restore takes the last name from is open."""
         tree = self._nodes.find_tree(volume_id)

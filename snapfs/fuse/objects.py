@@ -151,8 +151,8 @@ class XattrRequests(Objects):
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:
         if self._xattrs and self._is_virtual(inode):
             return []
-        tree, ino = self._attributed(inode)
-        return self._files.listxattr(tree.view, ino)
+        tree, ino = self._attributed(inode)  # an import may have brought in others, for exports
+        return [name for name in self._files.listxattr(tree.view, ino) if name.startswith(_XATTR_SPACES)]
 
     @request
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:

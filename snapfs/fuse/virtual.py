@@ -177,5 +177,5 @@ class Virtual:
 
     def remove_volume(self, name: bytes) -> None:
         """rmdir in the root of the mount.  Raises NotFound, Conflict (has snapshots), NotEmpty."""
-        self._lake.volumes.remove(os.fsdecode(name))
+        self._lake.trash.remove_volume(os.fsdecode(name))
         self._changed_ns = time.time_ns()

@@ -5,8 +5,8 @@ Invariants:
 - A call goes: who is it, may it wait, its request, the dispatcher, its responses.  Of a caller that is not known
   nothing is read and nothing waits, but for the health, which few of them may ask for at once.
 - A call that its client gives up, whose deadline passes or whose client dies is cancelled on the trio side, too.
-- The time that a client may take to send or to take a message is bounded.  Streams that wait for something to happen
-  hold ``WAITING_MAX`` threads at most: others stay for work.
+- The time that a client may take to send or to take a message is bounded.  Streams that wait for something to happen,
+  or for the reader of an archive, hold ``WAITING_MAX`` threads at most: others stay for work.
 - A stream ends within ``RECHECK_SECONDS``, twice that if its client does not read, when its caller's token or
   certificate is no longer good.
 """
@@ -50,11 +50,12 @@ _WAITING: Final = frozenset(
     {
         "snapfs.v1.EventService/WatchEvents",
         "snapfs.v1.OperationService/WatchOperation",
+        "snapfs.v1.TransferService/ExportSnapshot",
         "grpc.health.v1.Health/Watch",
         reflection.METHOD,
     }
 )
-"""Streams that may last for ever."""
+"""Streams that last for ever, or as long as their readers like."""
 
 Observe = Callable[[str, str, float], None]
 """Told of each call that ends: method, code of its status, seconds."""

@@ -39,13 +39,36 @@ from snapfs.rpc.handlers.common import Call
 from snapfs.rpc.handlers.events import EventHandlers
 from snapfs.rpc.handlers.health import HealthHandlers
 from snapfs.rpc.handlers.operations import OperationHandlers
+from snapfs.rpc.handlers.retention import RetentionHandlers
 from snapfs.rpc.handlers.snapshots import SnapshotHandlers
+from snapfs.rpc.handlers.space import SpaceHandlers
 from snapfs.rpc.handlers.stores import Settings, StoreHandlers
+from snapfs.rpc.handlers.transfer import TransferHandlers
 from snapfs.rpc.handlers.volumes import VolumeHandlers
 from snapfs.service import Service
-from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, store_pb2, volume_pb2
+from snapfs.v1 import (
+    access_pb2,
+    event_pb2,
+    operation_pb2,
+    retention_pb2,
+    snapshot_pb2,
+    space_pb2,
+    store_pb2,
+    transfer_pb2,
+    volume_pb2,
+)
 
-_FILES: Final = (volume_pb2, snapshot_pb2, store_pb2, operation_pb2, event_pb2, access_pb2)
+_FILES: Final = (
+    volume_pb2,
+    snapshot_pb2,
+    store_pb2,
+    space_pb2,
+    retention_pb2,
+    transfer_pb2,
+    operation_pb2,
+    event_pb2,
+    access_pb2,
+)
 SERVICES: Final[dict[str, ServiceDescriptor]] = {
     service.full_name: service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()
 }
@@ -120,6 +143,9 @@ class Dispatcher:
             "snapfs.v1.VolumeService": VolumeHandlers(service),
             "snapfs.v1.SnapshotService": SnapshotHandlers(service),
             "snapfs.v1.StoreService": StoreHandlers(service, operations, settings, metrics),
+            "snapfs.v1.SpaceService": SpaceHandlers(service, operations),
+            "snapfs.v1.RetentionService": RetentionHandlers(service),
+            "snapfs.v1.TransferService": TransferHandlers(service, operations),
             "snapfs.v1.OperationService": OperationHandlers(operations),
             "snapfs.v1.EventService": EventHandlers(service),
             "snapfs.v1.AccessService": AccessHandlers(access),

@@ -37,13 +37,21 @@ def _hide_parent(message: Any, visible: Collection[str]) -> None:
         message.parent = ""
 
 
+def _hide_ancestors(volume: volume_pb2.Volume, visible: Collection[str]) -> None:
+    _hide_parent(volume, visible)
+    if volume.origin.partition("@")[0] not in visible:
+        volume.origin = ""
+
+
 def _hide_origin(event: event_pb2.Event, visible: Collection[str]) -> None:
-    if event.kind == event_pb2.EVENT_KIND_VOLUME_CREATED and event.message.partition("@")[0] not in visible:
+    """Of a clone; of a volume that came back under another name, the one it had."""
+    if event.kind in _TELL_ANOTHER and event.message.partition("@")[0] not in visible:
         event.message = ""
 
 
+_TELL_ANOTHER: Final = (event_pb2.EVENT_KIND_VOLUME_CREATED, event_pb2.EVENT_KIND_VOLUME_RESTORED)
 _CLEAN: Final[dict[str, Callable[[Any, Collection[str]], None]]] = {
-    volume_pb2.Volume.DESCRIPTOR.full_name: _hide_parent,
+    volume_pb2.Volume.DESCRIPTOR.full_name: _hide_ancestors,
     snapshot_pb2.Snapshot.DESCRIPTOR.full_name: _hide_parent,
     event_pb2.Event.DESCRIPTOR.full_name: _hide_origin,
 }

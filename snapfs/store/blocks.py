@@ -7,8 +7,11 @@ Invariants:
     it); its space is reclaimed when that transaction is durable and no reader sees an older one.
   * Bytes go to a segment before their block gets an entry, and are synced before the entry is committed.
   * Bytes that do not match their hash are never returned.
+  * A record that is moved stays at its old place, too, until no reader and no pin can know that place.
+  * A block's row in ``places`` comes, moves and goes with its entry.
 
-``pack`` and ``fetch`` touch no index: they run in worker threads.  Everything else is the trio thread's.
+``compress``, ``append``, ``pack`` and ``fetch`` touch no index: they run in worker threads.  Everything else is the
+trio thread's.
 """
 
 from __future__ import annotations
@@ -26,20 +29,21 @@ from snapfs.errors import Corrupt
 from snapfs.format import keys, records
 from snapfs.format import segments as fmt
 from snapfs.format.records import Block
+from snapfs.store import places
 from snapfs.store.disk import Disk
+from snapfs.store.emptied import Emptied
 from snapfs.store.index import Index, Reading, items
+from snapfs.store.packing import COMPRESS_BYTES_MIN as COMPRESS_BYTES_MIN
+from snapfs.store.packing import ZSTD_LEVEL as ZSTD_LEVEL
+from snapfs.store.packing import Bytes as Bytes
+from snapfs.store.packing import Packed as Packed
+from snapfs.store.packing import Packer
 from snapfs.store.segments import Segments, _File
 from snapfs.store.space import COUNTERS, Space
-from snapfs.types import BlockId, SegmentId
+from snapfs.types import BlockId, Ino, SegmentId
 
 CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 """Raw blocks kept: the kernel caches pages above us; this serves several small reads of one block."""
-
-ZSTD_LEVEL: Final = 1
-COMPRESS_BYTES_MIN: Final = 128
-"""Below this a compressed form saves nothing once records are padded."""
-
-Bytes = bytes | bytearray | memoryview
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
@@ -68,9 +72,7 @@ def digest(data: Bytes) -> bytes:
 
 
 class Blocks:
-    def __init__(
-        self, index: Index, segments: Segments, disk: Disk, cache_bytes_max: int = CACHE_BYTES_MAX
-    ) -> None:
+    def __init__(self, index: Index, segments: Segments, disk: Disk, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._index = index
         self._cache_bytes_max = cache_bytes_max
         self._disk = disk
@@ -85,8 +87,12 @@ class Blocks:
         self.cache_hits = 0
         self.cache_misses = 0
         self._pins: Counter[int] = Counter()
-        self._placing = 0
-        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self._frontiers: list[places.Frontier] = []
+        """Where segments ended when those began that place blocks now."""
+        self._fresh: dict[BlockId, Block] = {}
+        """Entries that ``add`` made and nobody has put: its caller adds references in the same step, with one put."""
+        self._packer = Packer()
+        self.emptied = Emptied(index)
         self.space = Space(
             **{name: int.from_bytes(index.get("meta", name.encode()) or b"\0", "little") for name in COUNTERS}
         )
@@ -100,36 +106,44 @@ class Blocks:
         found = self._index.get("dedup", digest)
         return BlockId(keys.from_u64(found)) if found else BlockId(0)
 
-    def pack(self, chunks: Iterable[tuple[bytes, Bytes]], kind: int = fmt.DATA) -> list[Placed]:
-        """Compress and append (hash, bytes) chunks.  Worker thread; one call at a time.
+    def compress(
+        self, chunks: Iterable[tuple[bytes, Bytes]], kind: int = fmt.DATA, *, compression: int = ZSTD_LEVEL
+    ) -> list[Packed]:
+        """Records of (hash, bytes) chunks, by a level of zstd; 0: as they are.  Thread-safe."""
+        return self._packer.pack(chunks, kind, compression)
+
+    def append(self, packed: list[Packed]) -> list[Placed]:
+        """Append records.  Worker thread; one call at a time.
 
         Raises:
             NoSpace, IOFailure: the disk refused.
         """
-        packed: list[tuple[fmt.Head, bytes]] = []
-        for name, data in chunks:
-            stored, codec = bytes(data), records.CODEC_RAW
-            raw_bytes = len(stored)
-            if raw_bytes >= COMPRESS_BYTES_MIN:
-                smaller = self._compressor.compress(stored)
-                if len(smaller) < raw_bytes:
-                    stored, codec = smaller, records.CODEC_ZSTD
-            packed.append((fmt.Head(len(stored), raw_bytes, codec, kind, name), stored))
-        places = self.segments.append(packed)
         return [
             Placed(segment, offset, head.stored_bytes, head.raw_bytes, head.codec, head.kind, head.hash)
-            for (segment, offset), (head, _) in zip(places, packed, strict=True)
+            for (segment, offset), (head, _) in zip(self.segments.append(packed), packed, strict=True)
         ]
+
+    def pack(
+        self, chunks: Iterable[tuple[bytes, Bytes]], kind: int = fmt.DATA, *, compression: int = ZSTD_LEVEL
+    ) -> list[Placed]:
+        """``compress`` and ``append``."""
+        return self.append(self.compress(chunks, kind, compression=compression))
 
     @contextmanager
     def placing(self) -> Iterator[None]:
-        """From before ``pack`` to after ``add``: a segment may hold blocks that have no entry yet, so that no
-        segment counts as empty."""
-        self._placing += 1
+        """From before ``append`` to after ``add``: segments may hold blocks that have no entry yet, so none counts as
+        empty, and nothing that lies behind where they end now counts as dead."""
+        mark = self.segments.position
+        self._frontiers.append(mark)
         try:
             yield
         finally:
-            self._placing -= 1
+            self._frontiers.remove(mark)
+
+    @property
+    def frontier(self) -> places.Frontier:
+        """What lies before it in the segments, and has no row in ``places``, is dead."""
+        return min(self._frontiers, default=self.segments.position)
 
     def add(self, placed: Placed) -> BlockId:
         """Give a placed block its entry, as yet without references."""
@@ -140,24 +154,42 @@ class Blocks:
             placed.segment, placed.offset, placed.stored_bytes, placed.raw_bytes,
             placed.codec, placed.kind, placed.hash, 0,
         )  # fmt: skip
-        self._index.put("blocks", keys.u64(block), records.encode_block(entry))
+        self._fresh[block] = entry
+        self._index.put("places", places.key(placed.segment, placed.offset), keys.u64(block))
         if placed.kind == fmt.DATA:  # a seal's bytes are never shared with a file's
             self._index.put("dedup", placed.hash, keys.u64(block))
         self._account(entry, +1)
         return block
 
-    def adjust(self, block: BlockId, delta: int) -> None:
+    def adjust(
+        self,
+        block: BlockId,
+        delta: int,
+        *,
+        account: int | None = None,
+        home: tuple[Ino, int] | None = None,
+        entry: Block | None = None,
+    ) -> None:
         """Records that name the block were added (or, negative, removed).
+
+        Args:
+            account: number of its account from now on; None: as before.
+            home: (inode, where in that file the block's first byte would be; negative: not told); None: as before.
+            entry: what it has now, if the caller knows.
 
         Raises:
             Corrupt: more removed than there are.
         """
-        entry = self.entry(self._index, block)
+        entry = entry or self.entry(self._index, block)
         refs = entry.refs + delta
         if refs < 0:
             raise Corrupt(f"block {block}: more references dropped than it has", hint="run: snap fsck")
-        entry = msgspec.structs.replace(entry, refs=refs)
+        ino, offset = home if home is not None and home[1] >= 0 else (entry.home_ino, entry.home_offset)
+        entry = msgspec.structs.replace(
+            entry, refs=refs, account=entry.account if account is None else account, home_ino=ino, home_offset=offset
+        )
         self._index.put("blocks", keys.u64(block), records.encode_block(entry))
+        self._fresh.pop(block, None)
         if refs == 0:
             if self.known(entry.hash) == block:
                 self._index.delete("dedup", entry.hash)
@@ -167,6 +199,7 @@ class Blocks:
         """Give a placed block of a seal an entry that waits to be reclaimed, unless it is taken before: also a crash
         leaves it so.  The caller keeps it by ``pinned`` until then."""
         block = self.add(placed)
+        self._put_fresh()
         waiting = keys.u64(self._index.txn_number) + keys.u64(block)
         self._index.put("freed", waiting, records.PRESENT)
         return Draft(block, placed.hash, waiting)
@@ -179,17 +212,32 @@ class Blocks:
     def _account(self, entry: Block, sign: int) -> None:
         if entry.lost:
             return
+        self.space.count(entry, sign)
+        try:
+            if sign < 0 and min(self.space.counters().values()) < 0:
+                raise Corrupt("the store counts fewer bytes than it has", hint="run: snap fsck")
+            self._occupy(entry, sign)
+        except Corrupt:
+            self.space.count(entry, -sign)
+            raise
+        self._counters_dirty = True
+
+    def _occupy(self, entry: Block, sign: int) -> None:
+        """A record came into its segment, or went."""
         size = fmt.record_bytes(entry.stored_bytes)
         end, live = self._live.get(entry.segment, (fmt.SEGMENT_HEADER_BYTES, 0))
-        self.space.count(entry, sign)
-        if sign < 0 and (size > live or min(self.space.counters().values()) < 0):
-            self.space.count(entry, -sign)
+        if sign < 0 and size > live:
             raise Corrupt(f"segment {entry.segment} counts fewer bytes than it has", hint="run: snap fsck")
         self._live[entry.segment] = (max(end, entry.offset + size), live + sign * size)
         self._touched.add(entry.segment)
-        self._counters_dirty = True
+
+    def _put_fresh(self) -> None:
+        while self._fresh:
+            block, entry = self._fresh.popitem()
+            self._index.put("blocks", keys.u64(block), records.encode_block(entry))
 
     def _before_commit(self) -> None:
+        self._put_fresh()
         if self.segments.unsynced and self._touched:
             # Small: the caller has just synced in a worker; this is what came since.
             self.segments.sync()
@@ -210,6 +258,9 @@ class Blocks:
         """Raises:
         Corrupt: no such block.
         """
+        fresh = self._fresh.get(block)
+        if fresh is not None:
+            return fresh
         payload = source.get("blocks", keys.u64(block))
         if payload is None:
             raise Corrupt(f"block {block} is not in the index", hint="run: snap fsck")
@@ -268,47 +319,103 @@ class Blocks:
             stored = cached
         return unpack(block, entry, stored)
 
-    # -- reclaiming
+    # -- giving space back
 
-    def reclaimable(self, limit: int) -> list[tuple[bytes, BlockId]]:
-        """(key in ``freed``, block) of blocks whose space nobody can need any more; oldest first."""
+    @property
+    def bound(self) -> int:
+        """What changed in an earlier transaction is durable, and neither a reader nor a pin knows what was before."""
         oldest = self._index.oldest_reader()
         # The open transaction is not durable; a reader of transaction N still sees what N + 1 freed.
         bound = self._index.txn_number if oldest is None else min(self._index.txn_number, oldest + 1)
-        bound = min(bound, *self._pins) if self._pins else bound
+        return min(bound, *self._pins) if self._pins else bound
+
+    @property
+    def is_pinned(self) -> bool:
+        return bool(self._pins or self._frontiers)
+
+    def is_emptying(self, segment: SegmentId) -> bool:
+        """Whether records that were moved out of the segment may still be read there."""
+        number = self.emptied.numbers.get(segment)
+        return number is not None and number >= self.bound
+
+    def reclaimable(self, limit: int, after: bytes = b"") -> list[tuple[bytes, BlockId]]:
+        """(key in ``freed``, block) of blocks whose space nobody can need any more; oldest first, from behind a key
+        on."""
+        bound = self.bound
         found: list[tuple[bytes, BlockId]] = []
-        for key, _ in items(self._index, "freed"):
+        for key, _ in items(self._index, "freed", start=after):
             if len(found) >= limit or keys.from_u64(key) >= bound:
                 break
-            found.append((key, BlockId(keys.from_u64(key, 8))))
+            if key != after:
+                found.append((key, BlockId(keys.from_u64(key, 8))))
         return found
 
-    def reclaim(self, freed: list[tuple[bytes, BlockId]]) -> None:
-        """Punch the blocks' space and forget them; drop segments that hold no block any more."""
-        for key, block in freed:
-            entry = self.entry(self._index, block)
-            if entry.refs:
-                raise Corrupt(f"block {block} waits to be reclaimed but is referenced", hint="run: snap fsck")
-            if entry.kind != fmt.DATA:  # small records are never punched, and a rebuild must not find what is gone
-                self.segments.erase(entry.segment, entry.offset)
-            if not entry.lost:
-                self.segments.punch(entry.segment, entry.offset, fmt.record_bytes(entry.stored_bytes))
-            self._index.delete("freed", key)
-            self._index.delete("blocks", keys.u64(block))
-            self._account(entry, -1)
-            cached = self._cache.pop(block, None)
-            self._cache_bytes -= len(cached) if cached is not None else 0
+    def doomed(self, block: BlockId) -> Block | None:
+        """The entry of a block that is reclaimed now; None if it has to wait.
+
+        Raises:
+            Corrupt: it is referenced, or not there.
+        """
+        entry = self.entry(self._index, block)
+        if entry.refs:
+            raise Corrupt(f"block {block} waits to be reclaimed but is referenced", hint="run: snap fsck")
+        return None if self.emptied.guards(entry) else entry
+
+    def forget(self, key: bytes, block: BlockId, entry: Block) -> None:
+        """The space of a block without references was given back; ``key`` is that in ``freed``."""
+        self._account(entry, -1)
+        self._index.delete("freed", key)
+        self._index.delete("blocks", keys.u64(block))
+        if not entry.lost:
+            self._index.delete("places", places.key(entry.segment, entry.offset))
+        self.emptied.forget_block(block)
+        cached = self._cache.pop(block, None)
+        self._cache_bytes -= len(cached) if cached is not None else 0
+
+    def stored_bytes(self, block: BlockId) -> int:
+        """Of its record in a segment."""
+        return fmt.record_bytes(self.entry(self._index, block).stored_bytes)
 
     def empty_segments(self) -> list[SegmentId]:
-        """Segments that hold no block: to be forgotten now and dropped once that is durable."""
-        if self._placing:
+        """Segments that hold no block, and whose old places nobody knows: to be forgotten now and dropped once that
+        is durable."""
+        if self._frontiers:
             return []
-        return [s for s, (_, live) in self._live.items() if live == 0 and s != self.segments.current]
+        empty = [s for s, (_, live) in self._live.items() if live == 0 and s != self.segments.current]
+        bound = self.bound if empty else 0
+        return [s for s in empty if self.emptied.numbers.get(s, 0) < bound]
 
     def forget_segments(self, segments: list[SegmentId]) -> None:
         for segment in segments:
             self._live.pop(segment, None)
             self._touched.add(segment)
+            self.emptied.forget(segment)
+
+    # -- moving records
+
+    def known_segments(self) -> list[SegmentId]:
+        """All that the index knows, or will with its next commit."""
+        return list(self._live)
+
+    def end_of(self, segment: SegmentId) -> tuple[int, int]:
+        """(end, live bytes) of a segment."""
+        return self._live.get(segment, (fmt.SEGMENT_HEADER_BYTES, 0))
+
+    def move(self, block: BlockId, old: Block, new: Placed) -> bool:
+        """A record was copied: from now on the block is there.  False: it is not where it was, or goes; nothing is
+        changed."""
+        payload = self._index.get("blocks", keys.u64(block))
+        entry = records.decode_block(payload) if payload else None
+        if entry is None or not entry.refs or (entry.segment, entry.offset) != (old.segment, old.offset):
+            return False
+        self._occupy(entry, -1)
+        moved = msgspec.structs.replace(entry, segment=new.segment, offset=new.offset)
+        self._occupy(moved, +1)
+        self._index.put("blocks", keys.u64(block), records.encode_block(moved))
+        self._index.delete("places", places.key(old.segment, old.offset))
+        self._index.put("places", places.key(new.segment, new.offset), keys.u64(block))
+        self.emptied.note(block, entry)
+        return True
 
 
 def unpack(block: BlockId, entry: Block, stored: bytes) -> bytes:

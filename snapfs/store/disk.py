@@ -139,12 +139,14 @@ class Disk:
         with _named(what):
             os.ftruncate(fd, size)
 
-    def punch(self, what: str, fd: int, offset: int, length: int) -> None:
-        """Give the range back to the host file system; one that cannot punch keeps it (compaction's work)."""
-        if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length) != 0:
-            code = ctypes.get_errno()
-            if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise from_os(OSError(code, os.strerror(code)), what)
+    def punch(self, what: str, fd: int, offset: int, length: int) -> bool:
+        """Give the range back to the host file system.  False: it cannot punch, and keeps it (compaction's work)."""
+        if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return False
+        raise from_os(OSError(code, os.strerror(code)), what)
 
     def unlink(self, what: str, path: Path) -> None:
         with _named(what):
@@ -189,19 +191,10 @@ class Disk:
         self.rename(f"{what}.rename", beside, path)
         self.sync_directory(f"{what}.directory", path.parent)
 
-    def exchange(self, what: str, one: Path, other: Path) -> None:
-        """Two names change places, in one step where the host file system can do that."""
-        with _named(what):
-            names = os.fsencode(one), os.fsencode(other)
-            if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-                return
-            code = ctypes.get_errno()
-            if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise OSError(code, os.strerror(code))
-            between = one.with_name(one.name + ".exchanged")
-            other.rename(between)
-            one.rename(other)
-            between.rename(one)
+    def exchange(self, what: str, one: Path, other: Path) -> bool:
+        """Two names change places in one step.  False: the host refused, and nothing has changed."""
+        names = os.fsencode(one), os.fsencode(other)
+        return bool(_libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
     def free_bytes(self, path: Path) -> tuple[int, int]:
         """(available to us, size) of the file system that holds path."""

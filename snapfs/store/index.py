@@ -23,7 +23,14 @@ Tables (every value sealed by format.records; keys big-endian):
   blocks      block -> Block
   dedup       BLAKE3 -> block                                           blocks that may be referenced again
   freed       LMDB txn || block -> nothing                              unreferenced since that transaction
+  places      segment || offset -> block                                where each block's record is
   segments    segment -> end, live bytes
+  emptied     LMDB txn || segment -> nothing                            whose blocks were moved elsewhere in it
+  accounts    number -> Account                                         bytes by which views show them
+  account_ids digest of an account's elements -> number
+  aliases     epoch -> epoch                                            where versions of an epoch that left went
+  unaccounted epoch || inode || kind || fork || offset -> nothing       extents that the epoch hides, to be accounted
+  trash       deleted_ns || epoch or volume -> nothing                  what can still be taken back, oldest first
   orphans     volume || inode -> nothing                                unlinked, still open
   reap        epoch || inode || fork -> nothing                         records no view can see any more
   events      sequence -> api.Event                                     what happened, the newest ones
@@ -39,9 +46,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import lmdb
 
@@ -49,13 +57,24 @@ from snapfs.errors import Corrupt, IOFailure, NoSpace, SnapfsError
 from snapfs.format import records
 from snapfs.store import verify
 from snapfs.store.disk import Disk
+from snapfs.store.reading import Cursor as Cursor
+from snapfs.store.reading import EngineError as EngineError
+from snapfs.store.reading import Reader as Reader
+from snapfs.store.reading import Reading as Reading
+from snapfs.store.reading import damaged as damaged
+from snapfs.store.reading import items as items
+from snapfs.store.reading import items_backward as items_backward
 from snapfs.types import PAGE_BYTES
 
 TABLES: Final = (
     "tree", "changes", "epochs", "volumes", "snapshots", "names", "commits",
-    "tags", "created", "blocks", "dedup", "freed", "segments", "orphans", "reap",
+    "tags", "created", "blocks", "dedup", "freed", "places", "segments", "emptied", "orphans", "reap",
+    "accounts", "account_ids", "aliases", "unaccounted", "trash",
     "events", "requests", "requests_by_time", "seals", "unsealed", "meta",
 )  # fmt: skip
+
+NUMBERED: Final = ("freed", "emptied")
+"""Tables whose keys begin with a transaction's number."""
 
 MAP_BYTES: Final = 1 << 42
 """Size of the sparse map (4 TiB): far beyond any real index, so that a put never fails for want of map."""
@@ -72,101 +91,13 @@ GROWTH_BYTES: Final = 1 << 29
 VERIFY_PAGES_MAX: Final = 2048
 """An index of so few pages (8 MiB) is verified whole before it is used: at most about 0.2 s."""
 
-_READER_LINE = re.compile(r"^\s*\d+\s+\S+\s+(\d+)\s*$", re.MULTILINE)
+_COPIED_A_STEP: Final = 1000
+_STEPS_A_COMMIT: Final = 50
 
-Cursor = Any
-"""An lmdb.Cursor (the library has no type hints)."""
+_READER_LINE = re.compile(r"^\s*\d+\s+\S+\s+(\d+)\s*$", re.MULTILINE)
 
 _HOST_ERRORS: Final = (lmdb.ReadonlyError, lmdb.MemoryError, lmdb.DiskError, lmdb.LockError, lmdb.ReadersFullError)
 """No right to it, no memory, no room: the host's, not the file's."""
-
-EngineError = lmdb.Error
-"""What a cursor may raise where the file is damaged; whoever moves one tells it by ``damaged``."""
-
-
-def damaged(error: Exception) -> Corrupt:
-    return Corrupt(f"the index is damaged ({error})", hint=verify.HINT)
-
-
-class Reading(Protocol):
-    """What can be read: the open transaction, or a consistent state of the past."""
-
-    def get(self, table: str, key: bytes) -> bytes | None: ...
-    def cursor(self, table: str) -> Cursor: ...
-
-
-def items(source: Reading, table: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """(key, payload) of all keys with the prefix, from prefix + start on.  Not across a commit or mutation."""
-    try:
-        cursor = source.cursor(table)
-        found = cursor.set_range(prefix + start) if prefix or start else cursor.first()
-        while found:
-            key, value = cursor.item()
-            if not key.startswith(prefix):
-                return
-            yield key, records.unseal(key, value)
-            found = cursor.next()
-    except lmdb.Error as error:
-        raise damaged(error) from error
-
-
-def items_backward(
-    source: Reading, table: str, prefix: bytes = b"", before: bytes | None = None
-) -> Iterator[tuple[bytes, bytes]]:
-    """As ``items`` in descending order, from the greatest key that is less than prefix + before on (None: from the
-    greatest with the prefix)."""
-    try:
-        cursor = source.cursor(table)
-        stop = _after(prefix) if before is None else prefix + before
-        found = cursor.prev() if stop and cursor.set_range(stop) else cursor.last()
-        while found:
-            key, value = cursor.item()
-            if not key.startswith(prefix):
-                return
-            yield key, records.unseal(key, value)
-            found = cursor.prev()
-    except lmdb.Error as error:
-        raise damaged(error) from error
-
-
-def _after(prefix: bytes) -> bytes:
-    """The least key that is greater than all with the prefix; empty if there is none."""
-    kept = prefix.rstrip(b"\xff")
-    return kept[:-1] + bytes([kept[-1] + 1]) if kept else b""
-
-
-class Reader:
-    """A consistent state: that of the last commit when it was made.  Close it soon: it keeps space from reuse."""
-
-    def __init__(self, env: Any, tables: dict[str, Any]) -> None:
-        self._tables = tables
-        try:
-            self._txn = env.begin(write=False)
-        except lmdb.Error as error:
-            raise damaged(error) from error
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        try:
-            value = self._txn.get(key, db=self._tables[table])
-        except lmdb.Error as error:
-            raise damaged(error) from error
-        return None if value is None else records.unseal(key, value)
-
-    def cursor(self, table: str) -> Cursor:
-        return self._txn.cursor(db=self._tables[table])
-
-    def stat(self, table: str) -> int:
-        """Entries in the table."""
-        return int(self._txn.stat(self._tables[table])["entries"])
-
-    def close(self) -> None:
-        self._txn.abort()
-
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 class _Ended:
@@ -197,20 +128,7 @@ class Index:
         """Whether all its pages were looked at before it was mapped."""
         if self.verified and not create:
             verify.check_structure(self._file)
-        try:
-            self._env = lmdb.open(
-                os.fsencode(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=READERS_MAX,
-                mode=0o600, create=create, subdir=True, readahead=False,
-            )  # fmt: skip
-            self._tables = {name: self._env.open_db(name.encode(), create=create) for name in TABLES}
-            if any(any(table.flags().values()) for table in self._tables.values()):
-                raise lmdb.CorruptedError("a table has flags that are never set")
-        except _HOST_ERRORS as error:  # which says nothing of the file
-            raise IOFailure(f"{path}: the index cannot be opened ({error})", hint="mend that, and try again") from error
-        except lmdb.Error as error:
-            if type(error) is lmdb.Error:  # an error of the host that LMDB has no name for
-                raise IOFailure(f"{path}: the index cannot be opened ({error})") from error
-            raise Corrupt(f"{path}: the index cannot be opened ({error})", hint=verify.HINT) from error
+        self._env, self._tables = _open(path, create=create)
         self._witness = path / verify.WITNESS
         self._file_bytes = 0
         self._reserved_bytes = 0
@@ -359,6 +277,7 @@ class Index:
         except (lmdb.Error, OSError, SnapfsError) as error:
             raise self.fail(IOFailure(f"the index could not be committed ({error})")) from error
         self._note()
+        self._trim()
         for hook in (*self.after_commit, *self.after_publish):
             hook()
 
@@ -392,6 +311,19 @@ class Index:
             self._reserved_bytes = wanted
         return True
 
+    def _trim(self) -> None:
+        """Give back what was set aside for a large commit and not needed.  Nothing lies there: no page is written
+        before the next commit."""
+        end = self.used_bytes() + SPARE_BYTES
+        if self._reserved_bytes > end + SPARE_BYTES // 8:
+            with contextlib.suppress(SnapfsError):
+                fd = self._disk.open("index.trim", self._file, os.O_WRONLY)
+                try:
+                    self._disk.punch("index.trim", fd, end, self._reserved_bytes - end)
+                finally:
+                    os.close(fd)
+                self._reserved_bytes = end
+
     def _grow_file(self) -> None:
         """Keep the (sparse) file ahead of LMDB's last page.
 
@@ -413,12 +345,104 @@ class Index:
         info = self._env.info()
         return (int(info["last_pgno"]) + 1) * int(self._env.stat()["psize"])
 
+    def filling(self) -> tuple[int, int]:
+        """(bytes of pages that hold something, bytes of all pages) of the file."""
+        page_bytes = int(self._env.stat()["psize"])
+        stats = [self._txn.stat(table) for table in self._tables.values()]
+        pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        return pages * page_bytes, self.used_bytes()
+
+    def copy(self, directory: Path) -> None:
+        """The last commit, durably, as an index in an empty directory whose pages are full: LMDB leaves each half empty
+        where keys come in order.  What waits for one of our transactions waits for none there.  Worker thread.
+
+        Raises:
+            IOFailure: it cannot be written there.
+        """
+        try:
+            env, tables = _open(directory, create=True, sync=False)
+            try:
+                with self._env.begin() as source:
+                    for name, table in tables.items():
+                        _copy_table(source.cursor(db=self._tables[name]), env, table, renumber=name in NUMBERED)
+                env.sync(True)
+                content = verify.witness(int(env.info()["last_txnid"]))
+            finally:
+                env.close()
+            (directory / verify.WITNESS).write_bytes(content)
+        except (lmdb.Error, OSError) as error:
+            raise IOFailure(f"{directory}: the index cannot be copied ({error})") from error
+
+    def exchange(self, act: Callable[[], bool]) -> bool:
+        """Go on with the same records in another file, if ``act`` put one in the place.  The transaction holds nothing.
+
+        Raises:
+            IOFailure: the index takes no more changes.
+        """
+        self.check()
+        self._txn.abort()
+        self._env.close()
+        try:
+            done = act()
+            self._env, self._tables = _open(self.path)
+            self._begin()
+        except SnapfsError as error:
+            with contextlib.suppress(SnapfsError):
+                self._env, self._tables = _open(self.path)
+            raise self.fail(error) from error
+        self._file_bytes = self._reserved_bytes = 0
+        with contextlib.suppress(SnapfsError):
+            self.reserve()
+        for hook in self.after_commit:
+            hook()
+        return done
+
     def close(self) -> None:
         """Drops what is not committed."""
         if self._txn is not None:
             self._txn.abort()
             self._txn = None
         self._env.close()
+
+
+def _copy_table(rows: Cursor, env: Any, table: Any, *, renumber: bool) -> None:
+    """In small steps: LMDB keeps the interpreter's lock, which the trio thread needs."""
+    items = iter(rows)
+    more = True
+    while more:
+        with env.begin(write=True) as txn:
+            target = txn.cursor(db=table)
+            for _ in range(_STEPS_A_COMMIT):
+                part = list(islice(items, _COPIED_A_STEP))
+                more = bool(part)
+                if not more:
+                    break
+                if renumber:  # no longer in order, perhaps
+                    part = [_renumbered(key, value) for key, value in part]
+                target.putmulti(part, append=not renumber)
+
+
+def _renumbered(key: bytes, value: bytes) -> tuple[bytes, bytes]:
+    return (new := bytes(8) + key[8:]), records.seal(new, records.unseal(key, value))
+
+
+def _open(path: Path, *, create: bool = False, sync: bool = True) -> tuple[Any, dict[str, Any]]:
+    """LMDB's environment and its tables.  Raises as ``Index``."""
+    try:
+        env = lmdb.open(
+            os.fsencode(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=READERS_MAX,
+            mode=0o600, create=create, subdir=True, readahead=False, sync=sync,
+        )  # fmt: skip
+        tables = {name: env.open_db(name.encode(), create=create) for name in TABLES}
+        if any(any(table.flags().values()) for table in tables.values()):
+            raise lmdb.CorruptedError("a table has flags that are never set")
+    except _HOST_ERRORS as error:  # which says nothing of the file
+        raise IOFailure(f"{path}: the index cannot be opened ({error})", hint="mend that, and try again") from error
+    except lmdb.Error as error:
+        if type(error) is lmdb.Error:  # an error of the host that LMDB has no name for
+            raise IOFailure(f"{path}: the index cannot be opened ({error})") from error
+        raise Corrupt(f"{path}: the index cannot be opened ({error})", hint=verify.HINT) from error
+    return env, tables
 
 
 def _pages(payload: bytes) -> int:

@@ -4,6 +4,7 @@ Invariants:
   * One appender at a time (the caller's lock); appends run in a worker thread, so do syncs and reads.
   * Bytes after a segment's committed end mean nothing; a reopened store appends over them.
   * ``unsynced`` names every segment with bytes that no fdatasync has covered since they were written.
+  * ``position`` is where the next append begins, or before: it moves on when an append is done.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +56,10 @@ class Segments:
         self._bytes_max = bytes_max
         self._current = newest if end and end < bytes_max else SegmentId(0)
         self._end = end
+        self._position = self._where()
         self.unsynced: set[SegmentId] = set()
+        self.can_punch = True
+        """False once the host file system has said that it cannot."""
 
     def file_path(self, segment: SegmentId) -> Path:
         return self._path / f"{segment:016d}.seg"
@@ -83,6 +88,21 @@ class Segments:
         except SnapfsError:
             self._give_up(ends)
             raise
+        finally:
+            self._position = self._where()
+
+    def _where(self) -> tuple[SegmentId, int]:
+        return (self._current, self._end) if self._current else (SegmentId(self._next), 0)
+
+    @property
+    def position(self) -> tuple[SegmentId, int]:
+        """(segment, offset) that no byte lies behind but those of appends under way."""
+        return self._position
+
+    def begin_next(self) -> None:
+        """The next append begins a new segment.  As an append: one at a time."""
+        self._current = SegmentId(0)
+        self._position = self._where()
 
     def _append(self, records: list[tuple[fmt.Head, bytes]], ends: dict[SegmentId, int]) -> list[tuple[SegmentId, int]]:
         """As ``append``.  ``ends`` gets where each segment that is begun ended before."""
@@ -166,17 +186,53 @@ class Segments:
                 self.unsynced.add(segment)
                 raise
 
-    def erase(self, segment: SegmentId, offset: int) -> None:
-        """Zero a record's header, so that whoever reads the segment finds no record there."""
-        self._disk.pwrite("segment.erase", self.open(segment).fd, [bytes(fmt.BLOCK_HEADER_BYTES)], offset)
-        self.unsynced.add(segment)
+    def give_back(self, segment: SegmentId, erased: Sequence[int], ranges: Sequence[tuple[int, int]]) -> None:
+        """Zero the headers of records at these offsets, so that whoever reads the segment finds none there; then punch
+        the ranges (first byte, end), whole pages.  Worker thread.
 
-    def punch(self, segment: SegmentId, offset: int, length: int) -> None:
-        """Free the whole pages inside the range."""
-        first = -(-offset // PAGE_BYTES) * PAGE_BYTES
-        last = (offset + length) // PAGE_BYTES * PAGE_BYTES
-        if first < last:
-            self._disk.punch("segment.punch", self.open(segment).fd, first, last - first)
+        Raises:
+            IOFailure, NoSpace: the disk refused; it can be done again.
+        """
+        fd = self._disk.open("segment.open", self.file_path(segment), os.O_WRONLY)
+        try:
+            for offset in erased:
+                self._disk.pwrite("segment.erase", fd, [bytes(fmt.BLOCK_HEADER_BYTES)], offset)
+                self.unsynced.add(segment)
+            for start, end in ranges:
+                if not self.can_punch:
+                    return
+                self.can_punch = self._disk.punch("segment.punch", fd, start, end - start)
+        finally:
+            os.close(fd)
+
+    def wipe(self, segment: SegmentId, gaps: Sequence[tuple[int, int]]) -> None:
+        """Make zeros of ranges (first byte, end) that hold nothing, also where they are less than a page.  As
+        ``give_back``."""
+        fd = self._disk.open("segment.open", self.file_path(segment), os.O_WRONLY)
+        try:
+            for start, end in gaps:
+                self._disk.pwrite("segment.erase", fd, [bytes(end - start)], start)
+                self.unsynced.add(segment)
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def reading(self, segment: SegmentId) -> Iterator[int]:
+        """A descriptor, for a worker thread."""
+        fd = self._disk.open("segment.open", self.file_path(segment), os.O_RDONLY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def occupied_bytes(self, segment: SegmentId, end: int) -> int:
+        """What a segment that ends there occupies on the host; what the host sets aside beyond its end does not
+        count.  0 if it cannot be looked at."""
+        try:
+            found = self.file_path(segment).stat().st_blocks * 512
+        except OSError:
+            return 0
+        return min(found, -(-end // PAGE_BYTES) * PAGE_BYTES)
 
     def cut(self, segment: SegmentId, end: int) -> None:
         """Give back what lies after the end of a segment that is not appended to any more."""
@@ -194,7 +250,11 @@ class Segments:
 
     def disk_bytes(self) -> int:
         """What the segment files occupy on the host file system."""
-        return sum(entry.stat().st_blocks * 512 for entry in self._path.glob("*.seg"))
+        found = 0
+        for entry in self._path.glob("*.seg"):
+            with contextlib.suppress(FileNotFoundError):  # it was just dropped
+                found += entry.stat().st_blocks * 512
+        return found
 
     def close(self) -> None:
         self._files.clear()

@@ -12,6 +12,7 @@ store must open as of exactly one commit, the last one published.  What was ackn
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import enum
 import errno
@@ -19,7 +20,7 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +35,7 @@ from snapfs.testing.crashing_oracle import CrashOracle, State, compare
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.trees import FILE
 from snapfs.volume.lake import Lake
-from snapfs.volume.limits import Limits
+from snapfs.volume.limits import Limits, Pace
 
 LIMITS: Final = Limits(segment_bytes_max=128 * 1024)
 """Small segments, so that small workloads fill, empty and drop several."""
@@ -64,8 +65,43 @@ class Subject(EngineSubject):
         view, ino = self._resolve(volume, path)
         self.run(lambda: self.lake.files.fsync(view, ino))
 
+    def shrink(self) -> None:
+        async def shrink() -> None:
+            await self.lake.sync()
+            await self.lake.upkeep.shrink(spare_percent=0, spare_bytes_min=0)
+
+        self.run(shrink)
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """What is deleted goes to the trash, where nothing expires until ``expire``."""
+        self.lake.trash.follow(Pace())
+        try:
+            yield
+        finally:
+            self.lake.trash.follow(Pace(trash_hours=0))
+
+    def trash_snapshot(self, volume: str, name: str) -> None:
+        with self._keeping():
+            self.remove_snapshot(volume, name)
+
+    def trash_volume(self, name: str) -> None:
+        with self._keeping():
+            self.remove_volume(name, snapshots=True)
+
+    def undelete_snapshot(self, volume: str, name: str) -> None:
+        self.run(lambda: self.service.undelete_snapshot(volume=volume, snapshot=name))
+
+    def undelete_volume(self, name: str) -> None:
+        self.run(lambda: self.service.undelete_volume(volume=name))
+
+    def expire(self) -> None:
+        self.run(self.lake.trash.expire)
+
     def state(self) -> State:
-        state = State({}, {}, {})
+        entries = self.lake.trash.entries()
+        trash = [e.volume.name if e.snapshot is None else f"{e.volume.name}@{e.snapshot.name}" for e in entries]
+        state = State({}, {}, {}, sorted(trash))
         for name in self.lake.volumes.names():
             state.heads[name] = self.tree(name)
             state.tags[name] = self.listed(name)
@@ -174,8 +210,9 @@ class Run:
 
 
 DURABLE: Final = frozenset({
-    "flush", "reclaim", "fsync", "snapshot", "remove_snapshot", "rename_snapshot", "tag", "remove_tag",
-    "create_volume", "remove_volume", "clone", "checkout", "restore",
+    "flush", "reclaim", "compact", "shrink", "fsync", "snapshot", "remove_snapshot", "rename_snapshot", "tag",
+    "remove_tag", "create_volume", "remove_volume", "clone", "checkout", "restore",
+    "trash_snapshot", "trash_volume", "undelete_snapshot", "undelete_volume", "expire",
 })  # fmt: skip
 """Steps that return only when what they did is durable."""
 
@@ -228,6 +265,7 @@ def verify(store: Path, candidates: list[State], *, deep: bool) -> None:
             _check_damage(subject)
             for name in found.heads:
                 subject.remove_volume(name, snapshots=True)
+            subject.expire()
             subject.reclaim()
             if subject.stored_bytes():
                 raise Broken(f"{subject.stored_bytes()} bytes are left of nothing")

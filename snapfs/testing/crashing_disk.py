@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from snapfs.store.disk import Disk, from_os
+from snapfs.store.verify import WITNESS
 from snapfs.types import PAGE_BYTES
 
 INDEX_FILE: Final = "index/data.mdb"
+WITNESS_FILE: Final = f"index/{WITNESS}"
 
 
 class Kind(enum.Enum):
@@ -36,6 +38,8 @@ class Kind(enum.Enum):
     UNLINK = enum.auto()
     RENAME = enum.auto()
     COMMIT = enum.auto()
+    EXCHANGE = enum.auto()
+    """Of the whole index with another of the same records."""
 
 
 CHANGING: Final = frozenset(Kind) - {Kind.OPEN, Kind.READ}
@@ -185,9 +189,11 @@ class CrashingDisk(Disk):
         operation = Operation(what, Kind.TRUNCATE, self._paths[fd], size=size)
         self._run(operation, lambda: Disk.truncate(self, what, fd, size))
 
-    def punch(self, what: str, fd: int, offset: int, length: int) -> None:
+    def punch(self, what: str, fd: int, offset: int, length: int) -> bool:
+        punched: list[bool] = []
         operation = Operation(what, Kind.PUNCH, self._paths[fd], offset, size=length)
-        self._run(operation, lambda: Disk.punch(self, what, fd, offset, length))
+        self._run(operation, lambda: punched.append(Disk.punch(self, what, fd, offset, length)))
+        return punched[0]
 
     def unlink(self, what: str, path: Path) -> None:
         self._run(Operation(what, Kind.UNLINK, self._relative(path)), lambda: Disk.unlink(self, what, path))
@@ -205,7 +211,10 @@ class CrashingDisk(Disk):
         self._run(operation, lambda: Disk.allocate(self, what, path, offset, length))
 
     def perform(self, what: str, action: Callable[[], None]) -> None:
-        """LMDB's commit: noted with the pages that it changed."""
+        """LMDB's commit: noted with the pages that it changed.  A copy of its file changes nothing."""
+        if what == "index.copy":
+            self._run(Operation(what, Kind.ALLOCATE, INDEX_FILE), action)
+            return
         pages: dict[int, bytes] = {}
 
         def act() -> None:
@@ -217,6 +226,20 @@ class CrashingDisk(Disk):
                 self.commits += 1
 
         self._run(Operation(what, Kind.COMMIT, INDEX_FILE, pages=pages), act)
+
+    def exchange(self, what: str, one: Path, other: Path) -> bool:
+        pages: dict[int, bytes] = {}
+
+        def act() -> None:
+            if not Disk.exchange(self, what, one, other):
+                raise OSError(f"{one} and {other} cannot change places")
+            if not self.suspended:
+                self._image = read_index(self._store / INDEX_FILE)
+                pages.update(changed_pages(b"", self._image))
+
+        witness = (one / WITNESS).read_bytes()
+        self._run(Operation(what, Kind.EXCHANGE, INDEX_FILE, data=witness, pages=pages), act)
+        return True
 
 
 def _failed(operation: Operation, done: int) -> Operation:

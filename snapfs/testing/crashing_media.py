@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from snapfs.testing.crashing_disk import INDEX_FILE, Kind, Operation, read_index
+from snapfs.testing.crashing_disk import INDEX_FILE, WITNESS_FILE, Kind, Operation, read_index
 from snapfs.types import PAGE_BYTES
 
 SECTOR_BYTES: Final = 512
@@ -104,6 +104,8 @@ class Media:
         """Those that a failed sync left to chance."""
         self._index = bytearray(read_index(store / INDEX_FILE))
         self._index_bytes = self._index_synced_bytes = (store / INDEX_FILE).stat().st_size
+        self._before: tuple[bytearray, File] | None = None
+        """The index that it was exchanged for, with what was noted beside it, until that is durable."""
         self.commits = 0
 
     # -- replay
@@ -124,6 +126,8 @@ class Media:
                 self._changes = []
             else:
                 self._sync_directory(operation.path)
+                if operation.path == ".":
+                    self._before = None
         elif operation.kind not in (Kind.OPEN, Kind.READ, Kind.ALLOCATE):
             self._apply_content(self.files[operation.path], operation, done)
 
@@ -143,13 +147,18 @@ class Media:
     def _apply_index(self, operation: Operation) -> None:
         if operation.kind is Kind.TRUNCATE:
             self._index_bytes = operation.size
-        if operation.kind is not Kind.COMMIT:
+        if operation.kind is Kind.EXCHANGE:
+            self._before = self._index, self.files[WITNESS_FILE]
+            self._index = bytearray()
+            self.files[WITNESS_FILE] = self._durable_files[WITNESS_FILE] = File()
+            self.files[WITNESS_FILE].write(0, operation.data)
+        elif operation.kind is not Kind.COMMIT:
             return
         for page, data in operation.pages.items():
             self._put_page(self._index, page, data)
         self._index_bytes = max(self._index_bytes, len(self._index))
         self._index_synced_bytes = self._index_bytes
-        self.commits += 1
+        self.commits += operation.kind is Kind.COMMIT
 
     @staticmethod
     def _put_page(image: bytearray, page: int, data: bytes) -> None:
@@ -201,6 +210,9 @@ class Media:
                 _set(names, path, file)
         files = {path: file.after_power_loss(chance) for path, file in names.items()}
         image = self._torn_index(under_way, chance, torn=True)
+        if self._before is not None and chance.random() < 0.5:
+            image, noted = self._before
+            files[WITNESS_FILE] = noted.after_power_loss(chance)
         _write(target, files, image, chance.choice([self._index_bytes, self._index_synced_bytes]))
 
     def _torn_index(self, under_way: Operation | None, chance: random.Random, *, torn: bool) -> bytearray:

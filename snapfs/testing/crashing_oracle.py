@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
-from snapfs.testing.oracle import Frozen, Oracle
+from snapfs.errors import Conflict, NotFound
+from snapfs.testing.oracle import Frozen, Oracle, Volume
 from snapfs.testing.trees import FILE, Node, Path, Shown, Tree, differences, shown
 
 
@@ -23,6 +24,8 @@ class State:
     heads: dict[str, Tree]
     snapshots: dict[tuple[str, str], Tree]
     tags: dict[str, dict[str, list[str]]]
+    trash: list[str] = field(default_factory=list)
+    """``volume`` or ``volume@snapshot``, sorted."""
     newer: dict[tuple[str, Path], bytes] = field(default_factory=dict)
     """Of files some of whose waiting bytes may be stored: their content with all of them."""
 
@@ -33,6 +36,9 @@ class CrashOracle(Oracle):
         self._waiting: dict[Node, list[tuple[int, bytes]]] = {}
         self._doubtful: set[Node] = set()
         self._frozen: dict[Frozen, Tree] = {}
+        self._trashed: dict[tuple[str, str], tuple[Frozen, list[str]]] = {}
+        """Deleted snapshots, with their tags."""
+        self._trashed_volumes: dict[str, Volume] = {}
 
     # -- written bytes
 
@@ -60,7 +66,7 @@ class CrashOracle(Oracle):
         for node in list(self._waiting):
             self._store(node)
 
-    reclaim = fsck = flush
+    reclaim = compact = shrink = fsck = flush
 
     def _flush_volume(self, volume: str) -> None:
         for _, node in self._volume(volume).root.walk():
@@ -84,11 +90,49 @@ class CrashOracle(Oracle):
         self._flush_volume(volume)
         super().restore(volume, name, path)
 
+    # -- the trash, where there is at most one of a name
+
+    def trash_snapshot(self, volume: str, name: str) -> None:
+        frozen = self.find(volume, name)
+        tags = self.listed(volume)[frozen.name]
+        self.remove_snapshot(volume, name)
+        self._trashed[volume, frozen.name] = frozen, tags
+
+    def undelete_snapshot(self, volume: str, name: str) -> None:
+        owner = self._volume(volume)
+        if (volume, name) not in self._trashed:
+            raise NotFound(name)
+        if owner.taken(name):
+            raise Conflict(name)
+        frozen, tags = self._trashed.pop((volume, name))
+        frozen.alive = True
+        owner.snapshots[name] = frozen
+        owner.tags |= {tag: frozen for tag in tags if not owner.taken(tag)}
+
+    def trash_volume(self, name: str) -> None:
+        self._flush_volume(name)
+        volume = self._volume(name)
+        self.remove_volume(name, snapshots=True)
+        self._trashed_volumes[name] = volume
+
+    def undelete_volume(self, name: str) -> None:
+        if name not in self._trashed_volumes:
+            raise NotFound(name)
+        if name in self.volumes:
+            raise Conflict(name)
+        volume = self.volumes[name] = self._trashed_volumes.pop(name)
+        for frozen in volume.snapshots.values():
+            frozen.alive = True
+
+    def expire(self) -> None:
+        self._trashed.clear()
+        self._trashed_volumes.clear()
+
     # -- what is to be seen
 
     def state(self) -> State:
         """As it is stored."""
-        state = State({}, {}, {})
+        state = State({}, {}, {}, sorted([*map("@".join, self._trashed), *self._trashed_volumes]))
         for name, volume in self.volumes.items():
             state.heads[name] = shown(volume.root)
             state.tags[name] = self.listed(name)
@@ -111,7 +155,7 @@ class CrashOracle(Oracle):
     def __deepcopy__(self, memo: dict[int, object]) -> CrashOracle:
         made = CrashOracle()
         memo[id(self)] = made
-        for name in ("volumes", "_count", "_waiting", "_doubtful"):
+        for name in ("volumes", "_count", "_waiting", "_doubtful", "_trashed", "_trashed_volumes"):
             setattr(made, name, copy.deepcopy(getattr(self, name), memo))
         return made
 
@@ -134,6 +178,8 @@ def compare(expected: State, found: State) -> list[str]:
         lines.append(f"volumes are {sorted(found.heads)}, should be {sorted(expected.heads)}")
     if expected.tags != found.tags:
         lines.append(f"snapshots are {found.tags}, should be {expected.tags}")
+    if expected.trash != found.trash:
+        lines.append(f"the trash has {found.trash}, should have {expected.trash}")
     if lines:
         return lines
     for name, tree in expected.heads.items():

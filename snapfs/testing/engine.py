@@ -20,7 +20,7 @@ from snapfs.types import Epoch, Ino
 from snapfs.versions.epochs import View
 from snapfs.versions.lthash import LtHash
 from snapfs.volume.lake import Lake
-from snapfs.volume.limits import DEFAULT, Limits
+from snapfs.volume.limits import DEFAULT, Limits, Pace
 
 T = TypeVar("T")
 
@@ -42,8 +42,12 @@ def text(path: Path) -> str:
 class EngineSubject:
     xattrs = True
 
-    def __init__(self, path: pathlib.Path, disk: Disk | None = None, limits: Limits = DEFAULT) -> None:
+    def __init__(
+        self, path: pathlib.Path, disk: Disk | None = None, limits: Limits = DEFAULT, *, trash_hours: float = 0.0
+    ) -> None:  # fmt: skip
         self.path = path
+        self.trash_hours = trash_hours
+        """0, not the default: what is deleted goes at once."""
         self.limits = limits
         """Count from the next ``reopen`` or ``crash`` on."""
         self._disk = disk
@@ -53,6 +57,7 @@ class EngineSubject:
 
     def _open(self) -> None:
         self.lake = Lake.open(self.path, disk=self._disk, limits=self.limits)
+        self.lake.trash.follow(Pace(trash_hours=self.trash_hours))
         self.service = Service(self.lake)
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
@@ -200,6 +205,16 @@ class EngineSubject:
             await self.lake.settle()
 
         self.run(reclaim)
+
+    def compact(self) -> None:
+        """Reclaim, and copy what is left of segments that hold dead bytes."""
+
+        async def compact() -> None:
+            await self.lake.sync()
+            await self.lake.settle()
+            await self.lake.compact()
+
+        self.run(compact)
 
     def seal(self) -> None:
         self.run(self.lake.seal_all)

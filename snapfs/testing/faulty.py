@@ -62,9 +62,9 @@ class FaultyDisk(Disk):
         self._called(what)
         super().rename(what, path, new)
 
-    def exchange(self, what: str, one: Path, other: Path) -> None:
+    def exchange(self, what: str, one: Path, other: Path) -> bool:
         self._called(what)
-        super().exchange(what, one, other)
+        return super().exchange(what, one, other)
 
     def grow(self, what: str, path: Path, size: int) -> None:
         self._called(what)
@@ -78,9 +78,9 @@ class FaultyDisk(Disk):
         self._called(what)
         super().perform(what, action)
 
-    def punch(self, what: str, fd: int, offset: int, length: int) -> None:
+    def punch(self, what: str, fd: int, offset: int, length: int) -> bool:
         self._called(what)
-        super().punch(what, fd, offset, length)
+        return super().punch(what, fd, offset, length)
 
     def unlink(self, what: str, path: Path) -> None:
         self._called(what)

@@ -125,12 +125,12 @@ class MountSubject:
 
     def remove_volume(self, name: str, *, snapshots: bool) -> None:
         with self._connect() as client:
-            client.delete_volume(name=name, force=snapshots)
+            client.delete_volume(name=name, force=snapshots, purge=True)
 
     def remove_all(self) -> None:
         with self._connect() as client:
             for volume in client.list_volumes():
-                client.delete_volume(name=volume.name, force=True)
+                client.delete_volume(name=volume.name, force=True, purge=True)
 
     def snapshot(self, volume: str, name: str) -> None:
         with self._connect() as client:
@@ -138,7 +138,7 @@ class MountSubject:
 
     def remove_snapshot(self, volume: str, name: str) -> None:
         with self._connect() as client:
-            client.delete_snapshot(volume=volume, snapshot=name)
+            client.delete_snapshot(volume=volume, snapshot=name, purge=True)
 
     def rename_snapshot(self, volume: str, name: str, new: str) -> None:
         with self._connect() as client:

@@ -105,6 +105,39 @@ def versions(run: Run) -> None:
     run.both("reclaim")
 
 
+def deletions(run: Run) -> None:
+    """Snapshots and volumes into the trash, back from it, and out of it for good."""
+    for turn in range(4):
+        name = f"v{turn}"
+        run.both("create_volume", name)
+        for number in range(4):
+            new_file(run, (b"f%d" % number,), noise(turn * 10 + number, 9000 + 4000 * number), name)
+            run.both("snapshot", name, f"s{number}")
+        run.both("tag", name, "s1", "best", move=False)
+        run.both("trash_snapshot", name, "s1")
+        run.both("trash_snapshot", name, "s2")
+        run.both("reclaim")
+        run.both("undelete_snapshot", name, "s1")
+        run.both("clone", name, "s1", f"clone{turn}")
+        new_file(run, (b"more",), noise(turn, 20_000), name)
+        run.both("trash_volume", name)
+        if turn % 2:
+            run.both("reclaim")
+            run.both("undelete_volume", name)
+            new_file(run, (b"again",), noise(turn, 20_000), name)
+            run.both("undelete_snapshot", name, "s2")
+            run.both("trash_snapshot", name, "s0")
+        else:
+            run.both("create_volume", name)
+            new_file(run, (b"other",), noise(90 + turn, 5000), name)
+            run.both("undelete_volume", name)  # refused
+        if turn == 2:
+            run.both("expire")
+            run.both("reclaim")
+    run.both("expire")
+    run.both("reclaim")
+
+
 def truncations(run: Run) -> None:
     """Files cut, grown sparse, emptied and written anew."""
     run.both("create_volume", "data")
@@ -144,6 +177,47 @@ def removals(run: Run) -> None:
     for turn in (4, 5):
         run.both("remove_snapshot", f"v{turn}", "one")
         run.both("reclaim")
+
+
+def compactions(run: Run) -> None:
+    """Small files and a file with many versions; most goes, and what is left of the segments is copied together."""
+    run.both("create_volume", "data")
+    new_file(run, (b"paged",), noise(1, 60_000))
+    for turn in range(4):
+        for number in range(14):
+            new_file(run, (b"f%d-%d" % (turn, number),), noise(turn * 100 + number, 600 + 700 * number))
+        for number in range(4):
+            run.content("write", "data", (b"paged",), (turn * 4 + number) % 14 * 4096, noise(turn + number, 4096))
+            run.both("snapshot", "data", f"s{turn}-{number}")
+        for number in range(14):
+            if number % 5:
+                run.both("unlink", "data", (b"f%d-%d" % (turn, number),))
+        for number in (2, 0, 1):
+            run.both("remove_snapshot", "data", f"s{turn}-{number}")
+        run.both("compact")
+        if turn == 2:
+            run.both("clone", "data", "s1-3", "clone")
+            run.both("remove_snapshot", "data", "s0-3")
+    run.both("remove_volume", "clone", snapshots=True)
+    run.both("compact")
+
+
+def shrinkings(run: Run) -> None:
+    """The index is copied without its free pages, again and again, amid what goes on."""
+    run.both("create_volume", "data")
+    for turn in range(4):
+        for number in range(6):
+            new_file(run, (b"f%d-%d" % (turn, number),), noise(turn * 10 + number, 3000 * number + 100))
+        run.both("snapshot", "data", f"s{turn}")
+        run.both("shrink")
+        run.both("unlink", "data", (b"f%d-1" % turn,))
+        if turn % 2:
+            run.both("remove_snapshot", "data", f"s{turn - 1}")
+            run.both("flush")  # what is freed waits for a number that the copy does not have
+            run.both("shrink")
+            run.both("reclaim")
+    run.both("compact")
+    run.both("shrink")
 
 
 def random_steps(seed: int, steps: int = 140) -> Workload:
@@ -204,4 +278,6 @@ def _random_step(run: Run, chance: random.Random, number: int) -> None:
     chance.choice(steps)()
 
 
-NAMED: Final[list[Workload]] = [small_files, overwrites, saves, versions, truncations, removals]
+NAMED: Final[list[Workload]] = [
+    small_files, overwrites, saves, versions, deletions, truncations, removals, compactions, shrinkings,
+]  # fmt: skip

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15snapfs/v1/event.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.snapfs.v1.EventKind\x12\x0e\n\x06volume\x18\x04 \x01(\t\x12\x10\n\x08snapshot\x18\x05 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"z\n\x12WatchEventsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06volume\x18\x02 \x01(\t\x12#\n\x05kinds\x18\x03 \x03(\x0e\x32\x14.snapfs.v1.EventKind\x12\x11\n\tuntil_now\x18\x04 \x01(\x08\x42\x08\n\x06_after\"I\n\x13WatchEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.snapfs.v1.Event\x12\x10\n\x08sequence\x18\x02 \x01(\x04*\x81\x03\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45VENT_KIND_VOLUME_CREATED\x10\x01\x12\x1d\n\x19\x45VENT_KIND_VOLUME_DELETED\x10\x02\x12\x1f\n\x1b\x45VENT_KIND_SNAPSHOT_CREATED\x10\x03\x12\x1f\n\x1b\x45VENT_KIND_SNAPSHOT_RENAMED\x10\x04\x12\x1f\n\x1b\x45VENT_KIND_SNAPSHOT_DELETED\x10\x05\x12\x16\n\x12\x45VENT_KIND_TAG_SET\x10\x06\x12\x1a\n\x16\x45VENT_KIND_TAG_DELETED\x10\x07\x12\x17\n\x13\x45VENT_KIND_CHECKOUT\x10\x08\x12\x16\n\x12\x45VENT_KIND_RESTORE\x10\t\x12\x16\n\x12\x45VENT_KIND_WARNING\x10\n\x12\x1d\n\x19\x45VENT_KIND_VOLUME_UPDATED\x10\x0b\x12\x1b\n\x17\x45VENT_KIND_DAMAGE_FOUND\x10\x0c\x32^\n\x0c\x45ventService\x12N\n\x0bWatchEvents\x12\x1d.snapfs.v1.WatchEventsRequest\x1a\x1e.snapfs.v1.WatchEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15snapfs/v1/event.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.snapfs.v1.EventKind\x12\x0e\n\x06volume\x18\x04 \x01(\t\x12\x10\n\x08snapshot\x18\x05 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"z\n\x12WatchEventsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06volume\x18\x02 \x01(\t\x12#\n\x05kinds\x18\x03 \x03(\x0e\x32\x14.snapfs.v1.EventKind\x12\x11\n\tuntil_now\x18\x04 \x01(\x08\x42\x08\n\x06_after\"I\n\x13WatchEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.snapfs.v1.Event\x12\x10\n\x08sequence\x18\x02 \x01(\x04*\xe4\x03\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45VENT_KIND_VOLUME_CREATED\x10\x01\x12\x1d\n\x19\x45VENT_KIND_VOLUME_DELETED\x10\x02\x12\x1f\n\x1b\x45VENT_KIND_SNAPSHOT_CREATED\x10\x03\x12\x1f\n\x1b\x45VENT_KIND_SNAPSHOT_RENAMED\x10\x04\x12\x1f\n\x1b\x45VENT_KIND_SNAPSHOT_DELETED\x10\x05\x12\x16\n\x12\x45VENT_KIND_TAG_SET\x10\x06\x12\x1a\n\x16\x45VENT_KIND_TAG_DELETED\x10\x07\x12\x17\n\x13\x45VENT_KIND_CHECKOUT\x10\x08\x12\x16\n\x12\x45VENT_KIND_RESTORE\x10\t\x12\x16\n\x12\x45VENT_KIND_WARNING\x10\n\x12\x1d\n\x19\x45VENT_KIND_VOLUME_UPDATED\x10\x0b\x12\x1b\n\x17\x45VENT_KIND_DAMAGE_FOUND\x10\x0c\x12\x1f\n\x1b\x45VENT_KIND_SNAPSHOT_UPDATED\x10\r\x12 \n\x1c\x45VENT_KIND_SNAPSHOT_RESTORED\x10\x0e\x12\x1e\n\x1a\x45VENT_KIND_VOLUME_RESTORED\x10\x0f\x32^\n\x0c\x45ventService\x12N\n\x0bWatchEvents\x12\x1d.snapfs.v1.WatchEventsRequest\x1a\x1e.snapfs.v1.WatchEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'snapfs.v1.event_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENTKIND']._serialized_start=442
-  _globals['_EVENTKIND']._serialized_end=827
+  _globals['_EVENTKIND']._serialized_end=926
   _globals['_EVENT']._serialized_start=70
   _globals['_EVENT']._serialized_end=240
   _globals['_WATCHEVENTSREQUEST']._serialized_start=242
   _globals['_WATCHEVENTSREQUEST']._serialized_end=364
   _globals['_WATCHEVENTSRESPONSE']._serialized_start=366
   _globals['_WATCHEVENTSRESPONSE']._serialized_end=439
-  _globals['_EVENTSERVICE']._serialized_start=829
-  _globals['_EVENTSERVICE']._serialized_end=923
+  _globals['_EVENTSERVICE']._serialized_start=928
+  _globals['_EVENTSERVICE']._serialized_end=1022
 # @@protoc_insertion_point(module_scope)

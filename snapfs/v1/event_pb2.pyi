@@ -25,6 +25,9 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_WARNING: _ClassVar[EventKind]
     EVENT_KIND_VOLUME_UPDATED: _ClassVar[EventKind]
     EVENT_KIND_DAMAGE_FOUND: _ClassVar[EventKind]
+    EVENT_KIND_SNAPSHOT_UPDATED: _ClassVar[EventKind]
+    EVENT_KIND_SNAPSHOT_RESTORED: _ClassVar[EventKind]
+    EVENT_KIND_VOLUME_RESTORED: _ClassVar[EventKind]
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_VOLUME_CREATED: EventKind
 EVENT_KIND_VOLUME_DELETED: EventKind
@@ -38,6 +41,9 @@ EVENT_KIND_RESTORE: EventKind
 EVENT_KIND_WARNING: EventKind
 EVENT_KIND_VOLUME_UPDATED: EventKind
 EVENT_KIND_DAMAGE_FOUND: EventKind
+EVENT_KIND_SNAPSHOT_UPDATED: EventKind
+EVENT_KIND_SNAPSHOT_RESTORED: EventKind
+EVENT_KIND_VOLUME_RESTORED: EventKind
 
 class Event(_message.Message):
     __slots__ = ("sequence", "time", "kind", "volume", "snapshot", "commit", "message")

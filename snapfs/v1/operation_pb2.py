@@ -26,43 +26,47 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from snapfs.v1 import snapshot_pb2 as snapfs_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19snapfs/v1/operation.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18snapfs/v1/snapshot.proto\"\xd2\x02\n\tOperation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.snapfs.v1.OperationState\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\r\n\x05total\x18\x05 \x01(\x04\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x19.snapfs.v1.OperationError\x12\'\n\x05\x63heck\x18\t \x01(\x0b\x32\x16.snapfs.v1.CheckReportH\x00\x12)\n\x06verify\x18\n \x01(\x0b\x32\x17.snapfs.v1.VerifyReportH\x00\x42\x08\n\x06result\"?\n\x0eOperationError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\"\xa2\x01\n\x0b\x43heckReport\x12$\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x12.snapfs.v1.Finding\x12\x0e\n\x06inodes\x18\x02 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x04\x12\x11\n\tsnapshots\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x61ta_read_bytes\x18\x05 \x01(\x04\x12!\n\x06\x64\x61mage\x18\x06 \x03(\x0b\x32\x11.snapfs.v1.Damage\"e\n\x06\x44\x61mage\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\x0c\x12\x0c\n\x04head\x18\x03 \x01(\x08\x12\x11\n\tsnapshots\x18\x04 \x03(\t\x12\x0c\n\x04good\x18\x05 \x03(\t\x12\x0e\n\x06\x62locks\x18\x06 \x03(\x04\"\xa4\x01\n\x0cVerifyReport\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.snapfs.v1.Snapshot\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12$\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x12.snapfs.v1.Finding\x12\r\n\x05\x66iles\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x61ta_read_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07\x63hained\x18\x06 \x01(\x08\"(\n\x07\x46inding\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"!\n\x13GetOperationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"?\n\x14GetOperationResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation\"\x17\n\x15ListOperationsRequest\"B\n\x16ListOperationsResponse\x12(\n\noperations\x18\x01 \x03(\x0b\x32\x14.snapfs.v1.Operation\"$\n\x16\x43\x61ncelOperationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x17\x43\x61ncelOperationResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation\"B\n\x15WatchOperationRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1d\n\x15\x63\x61ncel_when_abandoned\x18\x02 \x01(\x08\"A\n\x16WatchOperationResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation*\xa8\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x01\x12\x1d\n\x19OPERATION_STATE_SUCCEEDED\x10\x02\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x03\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x04\x32\xed\x02\n\x10OperationService\x12O\n\x0cGetOperation\x12\x1e.snapfs.v1.GetOperationRequest\x1a\x1f.snapfs.v1.GetOperationResponse\x12U\n\x0eListOperations\x12 .snapfs.v1.ListOperationsRequest\x1a!.snapfs.v1.ListOperationsResponse\x12X\n\x0f\x43\x61ncelOperation\x12!.snapfs.v1.CancelOperationRequest\x1a\".snapfs.v1.CancelOperationResponse\x12W\n\x0eWatchOperation\x12 .snapfs.v1.WatchOperationRequest\x1a!.snapfs.v1.WatchOperationResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19snapfs/v1/operation.proto\x12\tsnapfs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18snapfs/v1/snapshot.proto\"\xae\x03\n\tOperation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.snapfs.v1.OperationState\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\r\n\x05total\x18\x05 \x01(\x04\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x19.snapfs.v1.OperationError\x12\'\n\x05\x63heck\x18\t \x01(\x0b\x32\x16.snapfs.v1.CheckReportH\x00\x12)\n\x06verify\x18\n \x01(\x0b\x32\x17.snapfs.v1.VerifyReportH\x00\x12-\n\x08optimize\x18\x0b \x01(\x0b\x32\x19.snapfs.v1.OptimizeReportH\x00\x12+\n\x08imported\x18\x0c \x01(\x0b\x32\x17.snapfs.v1.ImportReportH\x00\x42\x08\n\x06result\"?\n\x0eOperationError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\"\xa2\x01\n\x0b\x43heckReport\x12$\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x12.snapfs.v1.Finding\x12\x0e\n\x06inodes\x18\x02 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x04\x12\x11\n\tsnapshots\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x61ta_read_bytes\x18\x05 \x01(\x04\x12!\n\x06\x64\x61mage\x18\x06 \x03(\x0b\x32\x11.snapfs.v1.Damage\"e\n\x06\x44\x61mage\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\x0c\x12\x0c\n\x04head\x18\x03 \x01(\x08\x12\x11\n\tsnapshots\x18\x04 \x03(\t\x12\x0c\n\x04good\x18\x05 \x03(\t\x12\x0e\n\x06\x62locks\x18\x06 \x03(\x04\"\xa4\x01\n\x0cVerifyReport\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.snapfs.v1.Snapshot\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12$\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x12.snapfs.v1.Finding\x12\r\n\x05\x66iles\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x61ta_read_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07\x63hained\x18\x06 \x01(\x08\"\x8c\x01\n\x0eOptimizeReport\x12\r\n\x05\x66iles\x18\x01 \x01(\x04\x12\x11\n\trewritten\x18\x02 \x01(\x04\x12\x12\n\nread_bytes\x18\x03 \x01(\x04\x12\x15\n\rwritten_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x65xtents_before\x18\x05 \x01(\x04\x12\x15\n\rextents_after\x18\x06 \x01(\x04\"|\n\x0cImportReport\x12\r\n\x05\x66iles\x18\x01 \x01(\x04\x12\x13\n\x0b\x64irectories\x18\x02 \x01(\x04\x12\x11\n\tunchanged\x18\x03 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x03(\x0c\x12\x10\n\x08\x66\x61ilures\x18\x06 \x01(\x04\"(\n\x07\x46inding\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"!\n\x13GetOperationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"?\n\x14GetOperationResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation\"\x17\n\x15ListOperationsRequest\"B\n\x16ListOperationsResponse\x12(\n\noperations\x18\x01 \x03(\x0b\x32\x14.snapfs.v1.Operation\"$\n\x16\x43\x61ncelOperationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x17\x43\x61ncelOperationResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation\"B\n\x15WatchOperationRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1d\n\x15\x63\x61ncel_when_abandoned\x18\x02 \x01(\x08\"A\n\x16WatchOperationResponse\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.snapfs.v1.Operation*\xa8\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x01\x12\x1d\n\x19OPERATION_STATE_SUCCEEDED\x10\x02\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x03\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x04\x32\xed\x02\n\x10OperationService\x12O\n\x0cGetOperation\x12\x1e.snapfs.v1.GetOperationRequest\x1a\x1f.snapfs.v1.GetOperationResponse\x12U\n\x0eListOperations\x12 .snapfs.v1.ListOperationsRequest\x1a!.snapfs.v1.ListOperationsResponse\x12X\n\x0f\x43\x61ncelOperation\x12!.snapfs.v1.CancelOperationRequest\x1a\".snapfs.v1.CancelOperationResponse\x12W\n\x0eWatchOperation\x12 .snapfs.v1.WatchOperationRequest\x1a!.snapfs.v1.WatchOperationResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'snapfs.v1.operation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATIONSTATE']._serialized_start=1417
-  _globals['_OPERATIONSTATE']._serialized_end=1585
+  _globals['_OPERATIONSTATE']._serialized_start=1778
+  _globals['_OPERATIONSTATE']._serialized_end=1946
   _globals['_OPERATION']._serialized_start=100
-  _globals['_OPERATION']._serialized_end=438
-  _globals['_OPERATIONERROR']._serialized_start=440
-  _globals['_OPERATIONERROR']._serialized_end=503
-  _globals['_CHECKREPORT']._serialized_start=506
-  _globals['_CHECKREPORT']._serialized_end=668
-  _globals['_DAMAGE']._serialized_start=670
-  _globals['_DAMAGE']._serialized_end=771
-  _globals['_VERIFYREPORT']._serialized_start=774
-  _globals['_VERIFYREPORT']._serialized_end=938
-  _globals['_FINDING']._serialized_start=940
-  _globals['_FINDING']._serialized_end=980
-  _globals['_GETOPERATIONREQUEST']._serialized_start=982
-  _globals['_GETOPERATIONREQUEST']._serialized_end=1015
-  _globals['_GETOPERATIONRESPONSE']._serialized_start=1017
-  _globals['_GETOPERATIONRESPONSE']._serialized_end=1080
-  _globals['_LISTOPERATIONSREQUEST']._serialized_start=1082
-  _globals['_LISTOPERATIONSREQUEST']._serialized_end=1105
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=1107
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=1173
-  _globals['_CANCELOPERATIONREQUEST']._serialized_start=1175
-  _globals['_CANCELOPERATIONREQUEST']._serialized_end=1211
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=1213
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=1279
-  _globals['_WATCHOPERATIONREQUEST']._serialized_start=1281
-  _globals['_WATCHOPERATIONREQUEST']._serialized_end=1347
-  _globals['_WATCHOPERATIONRESPONSE']._serialized_start=1349
-  _globals['_WATCHOPERATIONRESPONSE']._serialized_end=1414
-  _globals['_OPERATIONSERVICE']._serialized_start=1588
-  _globals['_OPERATIONSERVICE']._serialized_end=1953
+  _globals['_OPERATION']._serialized_end=530
+  _globals['_OPERATIONERROR']._serialized_start=532
+  _globals['_OPERATIONERROR']._serialized_end=595
+  _globals['_CHECKREPORT']._serialized_start=598
+  _globals['_CHECKREPORT']._serialized_end=760
+  _globals['_DAMAGE']._serialized_start=762
+  _globals['_DAMAGE']._serialized_end=863
+  _globals['_VERIFYREPORT']._serialized_start=866
+  _globals['_VERIFYREPORT']._serialized_end=1030
+  _globals['_OPTIMIZEREPORT']._serialized_start=1033
+  _globals['_OPTIMIZEREPORT']._serialized_end=1173
+  _globals['_IMPORTREPORT']._serialized_start=1175
+  _globals['_IMPORTREPORT']._serialized_end=1299
+  _globals['_FINDING']._serialized_start=1301
+  _globals['_FINDING']._serialized_end=1341
+  _globals['_GETOPERATIONREQUEST']._serialized_start=1343
+  _globals['_GETOPERATIONREQUEST']._serialized_end=1376
+  _globals['_GETOPERATIONRESPONSE']._serialized_start=1378
+  _globals['_GETOPERATIONRESPONSE']._serialized_end=1441
+  _globals['_LISTOPERATIONSREQUEST']._serialized_start=1443
+  _globals['_LISTOPERATIONSREQUEST']._serialized_end=1466
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=1468
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=1534
+  _globals['_CANCELOPERATIONREQUEST']._serialized_start=1536
+  _globals['_CANCELOPERATIONREQUEST']._serialized_end=1572
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=1574
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=1640
+  _globals['_WATCHOPERATIONREQUEST']._serialized_start=1642
+  _globals['_WATCHOPERATIONREQUEST']._serialized_end=1708
+  _globals['_WATCHOPERATIONRESPONSE']._serialized_start=1710
+  _globals['_WATCHOPERATIONRESPONSE']._serialized_end=1775
+  _globals['_OPERATIONSERVICE']._serialized_start=1949
+  _globals['_OPERATIONSERVICE']._serialized_end=2314
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ OPERATION_STATE_FAILED: OperationState
 OPERATION_STATE_CANCELLED: OperationState
 
 class Operation(_message.Message):
-    __slots__ = ("id", "kind", "state", "done", "total", "start_time", "end_time", "error", "check", "verify")
+    __slots__ = ("id", "kind", "state", "done", "total", "start_time", "end_time", "error", "check", "verify", "optimize", "imported")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,8 @@ class Operation(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZE_FIELD_NUMBER: _ClassVar[int]
+    IMPORTED_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     state: OperationState
@@ -46,7 +48,9 @@ class Operation(_message.Message):
     error: OperationError
     check: CheckReport
     verify: VerifyReport
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[OperationState, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[OperationError, _Mapping]] = ..., check: _Optional[_Union[CheckReport, _Mapping]] = ..., verify: _Optional[_Union[VerifyReport, _Mapping]] = ...) -> None: ...
+    optimize: OptimizeReport
+    imported: ImportReport
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[OperationState, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[OperationError, _Mapping]] = ..., check: _Optional[_Union[CheckReport, _Mapping]] = ..., verify: _Optional[_Union[VerifyReport, _Mapping]] = ..., optimize: _Optional[_Union[OptimizeReport, _Mapping]] = ..., imported: _Optional[_Union[ImportReport, _Mapping]] = ...) -> None: ...
 
 class OperationError(_message.Message):
     __slots__ = ("reason", "message", "hint")
@@ -105,6 +109,38 @@ class VerifyReport(_message.Message):
     data_read_bytes: int
     chained: bool
     def __init__(self, snapshot: _Optional[_Union[_snapshot_pb2.Snapshot, _Mapping]] = ..., digest: _Optional[str] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., files: _Optional[int] = ..., data_read_bytes: _Optional[int] = ..., chained: _Optional[bool] = ...) -> None: ...
+
+class OptimizeReport(_message.Message):
+    __slots__ = ("files", "rewritten", "read_bytes", "written_bytes", "extents_before", "extents_after")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    REWRITTEN_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXTENTS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    EXTENTS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    files: int
+    rewritten: int
+    read_bytes: int
+    written_bytes: int
+    extents_before: int
+    extents_after: int
+    def __init__(self, files: _Optional[int] = ..., rewritten: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., extents_before: _Optional[int] = ..., extents_after: _Optional[int] = ...) -> None: ...
+
+class ImportReport(_message.Message):
+    __slots__ = ("files", "directories", "unchanged", "total_bytes", "failed", "failures")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORIES_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    files: int
+    directories: int
+    unchanged: int
+    total_bytes: int
+    failed: _containers.RepeatedScalarFieldContainer[bytes]
+    failures: int
+    def __init__(self, files: _Optional[int] = ..., directories: _Optional[int] = ..., unchanged: _Optional[int] = ..., total_bytes: _Optional[int] = ..., failed: _Optional[_Iterable[bytes]] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class Finding(_message.Message):
     __slots__ = ("code", "message")

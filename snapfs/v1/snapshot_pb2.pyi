@@ -57,7 +57,7 @@ class GitCommit(_message.Message):
     def __init__(self, commit: _Optional[str] = ..., branch: _Optional[str] = ..., subject: _Optional[str] = ..., author: _Optional[str] = ..., remote: _Optional[str] = ..., dirty: _Optional[bool] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("volume", "name", "create_time", "message", "meta", "git", "parent", "current", "created", "tags", "seal")
+    __slots__ = ("volume", "name", "create_time", "message", "meta", "git", "parent", "current", "created", "tags", "seal", "holds", "lock_time")
     class MetaEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,8 @@ class Snapshot(_message.Message):
     CREATED_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TIME_FIELD_NUMBER: _ClassVar[int]
     volume: str
     name: str
     create_time: _timestamp_pb2.Timestamp
@@ -87,7 +89,9 @@ class Snapshot(_message.Message):
     created: bool
     tags: _containers.RepeatedScalarFieldContainer[str]
     seal: str
-    def __init__(self, volume: _Optional[str] = ..., name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[str] = ..., meta: _Optional[_Mapping[str, str]] = ..., git: _Optional[_Union[GitCommit, _Mapping]] = ..., parent: _Optional[str] = ..., current: _Optional[bool] = ..., created: _Optional[bool] = ..., tags: _Optional[_Iterable[str]] = ..., seal: _Optional[str] = ...) -> None: ...
+    holds: _containers.RepeatedScalarFieldContainer[str]
+    lock_time: _timestamp_pb2.Timestamp
+    def __init__(self, volume: _Optional[str] = ..., name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[str] = ..., meta: _Optional[_Mapping[str, str]] = ..., git: _Optional[_Union[GitCommit, _Mapping]] = ..., parent: _Optional[str] = ..., current: _Optional[bool] = ..., created: _Optional[bool] = ..., tags: _Optional[_Iterable[str]] = ..., seal: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., lock_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ("volume", "name", "message", "meta", "git", "request_id")
@@ -216,12 +220,14 @@ class RenameSnapshotResponse(_message.Message):
     def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ...) -> None: ...
 
 class DeleteSnapshotRequest(_message.Message):
-    __slots__ = ("volume", "snapshot")
+    __slots__ = ("volume", "snapshot", "purge")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    PURGE_FIELD_NUMBER: _ClassVar[int]
     volume: str
     snapshot: str
-    def __init__(self, volume: _Optional[str] = ..., snapshot: _Optional[str] = ...) -> None: ...
+    purge: bool
+    def __init__(self, volume: _Optional[str] = ..., snapshot: _Optional[str] = ..., purge: _Optional[bool] = ...) -> None: ...
 
 class DeleteSnapshotResponse(_message.Message):
     __slots__ = ()

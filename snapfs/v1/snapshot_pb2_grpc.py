@@ -129,7 +129,8 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """At once; its space comes back in the background.  Its tags go with it.
+        """Into the trash, or for good with `purge`; its space comes back in the background.  Its tags go with it.
+        Fails: NOT_FOUND, FAILED_PRECONDITION (it is held or locked).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

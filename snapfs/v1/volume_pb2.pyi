@@ -11,32 +11,73 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class QuotaKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUOTA_KIND_UNSPECIFIED: _ClassVar[QuotaKind]
+    QUOTA_KIND_LOGICAL: _ClassVar[QuotaKind]
+    QUOTA_KIND_EXCLUSIVE: _ClassVar[QuotaKind]
+
 class Unsaved(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     UNSAVED_UNSPECIFIED: _ClassVar[Unsaved]
     UNSAVED_REFUSE: _ClassVar[Unsaved]
     UNSAVED_SAVE: _ClassVar[Unsaved]
     UNSAVED_DISCARD: _ClassVar[Unsaved]
+QUOTA_KIND_UNSPECIFIED: QuotaKind
+QUOTA_KIND_LOGICAL: QuotaKind
+QUOTA_KIND_EXCLUSIVE: QuotaKind
 UNSAVED_UNSPECIFIED: Unsaved
 UNSAVED_REFUSE: Unsaved
 UNSAVED_SAVE: Unsaved
 UNSAVED_DISCARD: Unsaved
 
+class RetentionPolicy(_message.Message):
+    __slots__ = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within_seconds", "reachable", "repositories", "distinct")
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    HOURLY_FIELD_NUMBER: _ClassVar[int]
+    DAILY_FIELD_NUMBER: _ClassVar[int]
+    WEEKLY_FIELD_NUMBER: _ClassVar[int]
+    MONTHLY_FIELD_NUMBER: _ClassVar[int]
+    YEARLY_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORIES_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    last: int
+    hourly: int
+    daily: int
+    weekly: int
+    monthly: int
+    yearly: int
+    within_seconds: int
+    reachable: bool
+    repositories: _containers.RepeatedScalarFieldContainer[str]
+    distinct: int
+    def __init__(self, last: _Optional[int] = ..., hourly: _Optional[int] = ..., daily: _Optional[int] = ..., weekly: _Optional[int] = ..., monthly: _Optional[int] = ..., yearly: _Optional[int] = ..., within_seconds: _Optional[int] = ..., reachable: _Optional[bool] = ..., repositories: _Optional[_Iterable[str]] = ..., distinct: _Optional[int] = ...) -> None: ...
+
 class Volume(_message.Message):
-    __slots__ = ("name", "snapshots", "create_time", "parent", "quota_bytes", "used_bytes")
+    __slots__ = ("name", "snapshots", "create_time", "parent", "quota_bytes", "used_bytes", "quota_kind", "compression", "policy", "origin")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
     QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
     USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_KIND_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     name: str
     snapshots: int
     create_time: _timestamp_pb2.Timestamp
     parent: str
     quota_bytes: int
     used_bytes: int
-    def __init__(self, name: _Optional[str] = ..., snapshots: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ...) -> None: ...
+    quota_kind: QuotaKind
+    compression: str
+    policy: RetentionPolicy
+    origin: str
+    def __init__(self, name: _Optional[str] = ..., snapshots: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parent: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., quota_kind: _Optional[_Union[QuotaKind, str]] = ..., compression: _Optional[str] = ..., policy: _Optional[_Union[RetentionPolicy, _Mapping]] = ..., origin: _Optional[str] = ...) -> None: ...
 
 class CreateVolumeRequest(_message.Message):
     __slots__ = ("name", "request_id")
@@ -81,12 +122,16 @@ class ListVolumesResponse(_message.Message):
     def __init__(self, volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateVolumeRequest(_message.Message):
-    __slots__ = ("name", "quota_bytes")
+    __slots__ = ("name", "quota_bytes", "quota_kind", "compression")
     NAME_FIELD_NUMBER: _ClassVar[int]
     QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_KIND_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     name: str
     quota_bytes: int
-    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ...) -> None: ...
+    quota_kind: QuotaKind
+    compression: str
+    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_kind: _Optional[_Union[QuotaKind, str]] = ..., compression: _Optional[str] = ...) -> None: ...
 
 class UpdateVolumeResponse(_message.Message):
     __slots__ = ("volume",)
@@ -95,12 +140,14 @@ class UpdateVolumeResponse(_message.Message):
     def __init__(self, volume: _Optional[_Union[Volume, _Mapping]] = ...) -> None: ...
 
 class DeleteVolumeRequest(_message.Message):
-    __slots__ = ("name", "force")
+    __slots__ = ("name", "force", "purge")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    PURGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     force: bool
-    def __init__(self, name: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+    purge: bool
+    def __init__(self, name: _Optional[str] = ..., force: _Optional[bool] = ..., purge: _Optional[bool] = ...) -> None: ...
 
 class DeleteVolumeResponse(_message.Message):
     __slots__ = ()

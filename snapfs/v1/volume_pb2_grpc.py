@@ -115,7 +115,8 @@ class VolumeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVolume(self, request, context):
-        """Fails: NOT_FOUND, FAILED_PRECONDITION (it has snapshots or files).
+        """Into the trash, or for good with `purge`.  Fails: NOT_FOUND, FAILED_PRECONDITION (it has snapshots or files, or one
+        of its snapshots is held or locked).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

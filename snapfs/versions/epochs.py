@@ -5,10 +5,13 @@ Invariants:
   * A view's path is the set of epochs from the root of the tree to the view's own, in ascending order.
   * Views on one line of descent share one ``Chain``: a path is a chain and the last epoch of it that counts.
   * An epoch leaves the tree only when it holds no version any more; it then leaves every chain.
+  * An epoch in use is live.  One that is not is dying, and gets no further child; it is *shared* while it has several
+    children and has been looked through: all that is left in it is needed below.
 """
 
 from __future__ import annotations
 
+import heapq
 import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -94,7 +97,7 @@ class Moment:
         return epoch in self._parents
 
     def whole(self, epoch: Epoch) -> bool:
-        """Whether the view of the epoch shows what it always did: none of its versions has moved to a child."""
+        """Whether the view of the epoch shows what it always did: none of its versions has gone or moved to a child."""
         return epoch in self._parents and epoch not in self._folding
 
     def ancestors(self, epoch: Epoch) -> Iterator[Epoch]:
@@ -139,14 +142,27 @@ class Epochs:
         self._volume: dict[Epoch, VolumeId] = {}
         self._children: dict[Epoch, set[Epoch]] = {}
         self.dying: set[Epoch] = set()
+        """Not in use any more, the shared ones included."""
+        self._shared: set[Epoch] = set()
+        self._leaves: list[int] = []
+        """Heaps of negative numbers: dying epochs to be reclaimed, at least, those without children and the others."""
+        self._others: list[int] = []
+        self.generation = 0
+        """Grows with each change of the tree."""
+        self.splits = 0
+        """Grows when an epoch is no view any more, or gets a child that does not just carry on its line."""
+        self.woken = 0
+        """How often something below a dying epoch changed that it may have been kept for."""
         self._chains: weakref.WeakSet[Chain] = weakref.WeakSet()
         self.load()
 
     def load(self) -> None:
         """Take what the index has in place of what is in memory.  Paths that were given out stay as they are."""
         self._next = int.from_bytes(self._index.get("meta", b"next_epoch") or b"\1", "little")
-        for known in (self._parent, self._volume, self._children, self.dying):
+        for known in (self._parent, self._volume, self._children, self.dying, self._shared, self._leaves, self._others):
             known.clear()
+        self.generation += 1
+        self.splits += 1
         for key, payload in items(self._index, "epochs"):
             epoch = Epoch(keys.from_u64(key))
             parent, volume, state = records.decode_epoch(payload)
@@ -155,16 +171,23 @@ class Epochs:
             if epoch >= self._next:  # a number given twice would make a circle, too
                 raise Corrupt(f"epoch {epoch} has a number not yet given", hint="run: snap fsck")
             self._attach(epoch, parent, volume)
-            if state == records.DYING:
+            if state != records.LIVE:
                 self.dying.add(epoch)
+            if state == records.SHARED:
+                self._shared.add(epoch)
+        for epoch in self.dying:
+            self._queue(epoch)
 
     def _attach(self, epoch: Epoch, parent: Epoch, volume: VolumeId) -> None:
         self._parent[epoch] = parent
         self._volume[epoch] = volume
         self._children.setdefault(parent, set()).add(epoch)
+        self.generation += 1
 
     def _put(self, epoch: Epoch) -> None:
-        state = records.DYING if epoch in self.dying else records.LIVE
+        state = records.LIVE
+        if epoch in self.dying:
+            state = records.SHARED if epoch in self._shared else records.DYING
         payload = records.encode_epoch(self._parent[epoch], self._volume[epoch], state)
         self._index.put("epochs", keys.u64(epoch), payload)
 
@@ -183,6 +206,8 @@ class Epochs:
 
     def create(self, parent: Epoch, volume: VolumeId) -> Epoch:
         epoch = Epoch(self.number())
+        if self._children.get(parent) or self._volume.get(parent) != volume:
+            self.splits += 1
         self._attach(epoch, parent, volume)
         self._put(epoch)
         return epoch
@@ -194,8 +219,12 @@ class Epochs:
         return epoch in self._parent
 
     def moment(self) -> Moment:
-        """As it is now.  A dying epoch is folded once it has one child or none; it never gets a further one."""
-        return Moment(dict(self._parent), {epoch for epoch in self.dying if len(self.children(epoch)) < 2})
+        """As it is now."""
+        return Moment(dict(self._parent), set(self.dying))
+
+    def parents(self) -> dict[Epoch, Epoch]:
+        """Of all epochs; not to be changed."""
+        return self._parent
 
     def parent(self, epoch: Epoch) -> Epoch:
         """Raises:
@@ -250,18 +279,48 @@ class Epochs:
     def doom(self, epoch: Epoch) -> None:
         """No head or snapshot needs the epoch any more: reclaim it when its place in the tree allows."""
         self.dying.add(epoch)
+        self.generation += 1
+        self.splits += 1
+        self._put(epoch)
+        self._queue(epoch)
+        self.wake(self._parent[epoch])
+
+    def wake(self, epoch: Epoch) -> None:
+        """What is left of the epoch may be needed no more, if it is a shared one; and so of the dying ones above it."""
+        self.woken += 1
+        while epoch in self._shared:
+            self._shared.discard(epoch)
+            self._put(epoch)
+            self._queue(epoch)
+            epoch = self._parent[epoch]
+
+    def is_shared(self, epoch: Epoch) -> bool:
+        """Whether the epoch is dying and has several children."""
+        return epoch in self.dying and len(self.children(epoch)) > 1
+
+    def share(self, epoch: Epoch) -> None:
+        """A dying epoch with several children was looked through: they need what is left."""
+        self._shared.add(epoch)
         self._put(epoch)
 
+    def _queue(self, epoch: Epoch) -> None:
+        if epoch in self.dying:
+            heapq.heappush(self._others if self.children(epoch) else self._leaves, -epoch)
+
     def reclaimable(self) -> Epoch:
-        """A dying epoch with at most one child; leaves first, as they cost least.  ROOT if there is none."""
-        found = ROOT
-        for epoch in sorted(self.dying, reverse=True):
-            count = len(self.children(epoch))
-            if count == 0:
+        """A dying epoch that is to be removed or, with several children, to be looked through; leaves first, as they
+        cost least, then the one furthest down.  ROOT if there is none."""
+        while self._leaves:
+            epoch = Epoch(-self._leaves[0])
+            if epoch in self.dying and not self.children(epoch):
                 return epoch
-            if count == 1 and found == ROOT:
-                found = epoch
-        return found
+            heapq.heappop(self._leaves)
+        while self._others:
+            epoch = Epoch(-self._others[0])
+            if epoch in self.dying and (epoch not in self._shared or len(self.children(epoch)) == 1):
+                return epoch
+            heapq.heappop(self._others)
+        return ROOT
 
     def remove(self, epoch: Epoch) -> None:
         """Take an emptied dying epoch with at most one child out of the tree."""
@@ -269,6 +328,8 @@ class Epochs:
         self._volume.pop(epoch)
         self._children[parent].discard(epoch)
         self.dying.discard(epoch)
+        self._shared.discard(epoch)
+        self.generation += 1
         for child in self._children.pop(epoch, set()):
             self._parent[child] = parent
             self._children[parent].add(child)
@@ -276,6 +337,7 @@ class Epochs:
         self._index.delete("epochs", keys.u64(epoch))
         for chain in list(self._chains):
             chain.discard(epoch)
+        self._queue(parent)
 
     def common_ancestor(self, a: Epoch, b: Epoch) -> Epoch:
         """Nearest epoch that is on both paths; ROOT if the trees are strangers."""

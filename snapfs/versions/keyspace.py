@@ -109,12 +109,39 @@ class Snapshotted:
                 return True
         return bool(cursor.set_range(subject + _PAST))
 
-    def changes(self, epoch: Epoch, prefix: bytes = b"") -> Iterator[bytes]:
-        """Subjects with the prefix that have a version at the epoch, in order."""
+    def scan_some(self, view: View, prefix: bytes, start: bytes, limit: int) -> tuple[list[Version], bytes | None]:
+        """As ``scan``, but looks at no more than so many subjects, also where the view shows none of them.
+
+        Returns:
+            (versions, prefix's rest from which to go on; None: that was all).
+        """
+        found: list[Version] = []
+        try:
+            cursor = self._source.cursor("tree")
+            more = cursor.set_range(prefix + start)
+            for _ in range(limit):
+                key = cursor.key() if more else b""
+                if not more or not key.startswith(prefix):
+                    return found, None
+                subject = key[: -keys.EPOCH_BYTES]
+                if keys.epoch_of(key) in view.path:  # the newest of all is seen, as mostly
+                    version = keys.epoch_of(key), records.unseal(key, cursor.value())
+                else:
+                    version = self.find(view, subject) or (ROOT, b"")
+                if version[1]:
+                    found.append((subject, *version))
+                more = self._past(cursor, subject)
+            key = cursor.key() if more else b""
+        except EngineError as error:
+            raise damaged(error) from error
+        return found, key[len(prefix) : -keys.EPOCH_BYTES] if key.startswith(prefix) and more else None
+
+    def changes(self, epoch: Epoch, prefix: bytes = b"", start: bytes = b"") -> Iterator[bytes]:
+        """Subjects with the prefix, from prefix + start on, that have a version at the epoch, in order."""
         head = keys.u64(epoch)
         try:
             cursor = self._source.cursor("changes")
-            found = cursor.set_range(head + prefix)
+            found = cursor.set_range(head + prefix + start)
             while found:
                 key = cursor.key()
                 if not key.startswith(head + prefix):
@@ -160,11 +187,18 @@ class Keyspace(Snapshotted):
         self.put_at(view.path.last, subject, payload)
 
     def put_at(self, epoch: Epoch, subject: bytes, payload: bytes) -> None:
-        key = keys.versioned(subject, epoch)
-        if self._index.put_new("tree", key, payload):
+        if not self._add_at(epoch, subject, payload):
+            self._index.put("tree", keys.versioned(subject, epoch), payload)
+
+    def add(self, view: View, subject: bytes, payload: bytes) -> bool:
+        """As ``put``, unless the head's own epoch has a version of the subject; whether it had none."""
+        return self._add_at(view.path.last, subject, payload)
+
+    def _add_at(self, epoch: Epoch, subject: bytes, payload: bytes) -> bool:
+        added = self._index.put_new("tree", keys.versioned(subject, epoch), payload)
+        if added:
             self._index.put("changes", keys.u64(epoch) + subject, b"")
-        else:
-            self._index.put("tree", key, payload)
+        return added
 
     def delete(self, view: View, subject: bytes) -> None:
         """The view's head sees no such subject any more."""

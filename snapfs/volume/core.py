@@ -5,14 +5,18 @@ Invariants:
   * An operation checks everything that can fail before its first put: there is no rolling back.
   * Extents of an inode belong to its ``fork``; a record that no view can reach any more is dropped at once if
     there are few of its kind, else named in table ``reap``.
+  * Whatever adds, hides or drops the record of an extent tells the accounts so in the same step, before it changes the
+    tree; but where a step hides many at once, they are named in table ``unaccounted``.  Own records of an inode that
+    is named there are not reaped before: they say what was accounted already.
 """
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -21,27 +25,33 @@ from snapfs.errors import Corrupt, NoSpace, NotFound
 from snapfs.extents import Extent, Plan
 from snapfs.format import keys, records
 from snapfs.format.records import Inode
+from snapfs.store import ordering
 from snapfs.store.blocks import Blocks
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, items
-from snapfs.types import BLOCK_BYTES_MAX, INO_BITS, PAGE_BYTES, Epoch, Ino
+from snapfs.types import BLOCK_BYTES_MAX, INO_BITS, PAGE_BYTES, BlockId, Epoch, Ino
 from snapfs.versions.epochs import Epochs, View
-from snapfs.versions.keyspace import Keyspace, Snapshotted
+from snapfs.versions.keyspace import Keyspace, Snapshotted, Version
+from snapfs.volume.accounts import unaccounted
+from snapfs.volume.accounts.book import Book, Home
+from snapfs.volume.accounts.unaccounted import Unaccounted
 from snapfs.volume.events import EventLog
+from snapfs.volume.hiding import Hiding
 from snapfs.volume.quota import Usages
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Host space that admission leaves free, beside what waits to be written: for commits and for deletions."""
 
 BLOCK_BYTES_TYPICAL: Final = 64 * 1024
-PAGES_PER_BLOCK: Final = 3
-"""Pages of the index that a new block dirties (entry, dedup, extent): dirty data takes more than its bytes."""
+PAGES_PER_BLOCK: Final = 5
+"""Pages of the index that a new block dirties (entry, dedup, extent, its account, the entry of a block that it hides):
+dirty data takes more than its bytes.  New entries lie side by side, as do their places and lines in ``changes``."""
 
 SPACE_CHECK_NS: Final = 100_000_000
 """How long a reading of the host's free space is good for."""
 
 REAP_NOW_MAX: Final = 256
-"""Records dropped within the operation that killed them; more are left to the background."""
+"""Records dropped, or accounted as hidden, within the operation that killed them; more are left to the background."""
 
 ALL_FORKS: Final = 0xFFFFFFFF
 """In table ``reap``: everything of the inode."""
@@ -57,8 +67,19 @@ def now_ns() -> int:
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
+class _Change:
+    """What a step changes for a block: records that the head's epoch gets, less those that go; older ones it hides."""
+
+    __slots__ = ("born", "hidden", "home")
+
+    def __init__(self) -> None:
+        self.born = 0
+        self.hidden = 0
+        self.home: Home | None = None
+
+
 class Core:
-    def __init__(self, path: Path, index: Index, blocks: Blocks, disk: Disk, seed: int) -> None:
+    def __init__(self, path: pathlib.Path, index: Index, blocks: Blocks, disk: Disk, seed: int) -> None:
         self.path = path
         self.index = index
         self.blocks = blocks
@@ -66,8 +87,10 @@ class Core:
         self.seed = seed
         self.epochs = Epochs(index)
         self.tree = Keyspace(index)
+        self.hiding = Hiding(self.tree, self.epochs)
         self.events = EventLog(index)
         self.usages = Usages()
+        self.accounts = Book(index, blocks, self.epochs)
         self.dirty_bytes = 0
         """File data in memory, not yet in a segment."""
         self.dirty_runs = 0
@@ -100,7 +123,8 @@ class Core:
         if self._free_bytes < self.pending_bytes() + size:
             self.short_of_space = True
             self._space_at_ns = 0
-            error = NoSpace(f"{self.path}: the store's disk is full", hint="free space there, or delete snapshots")
+            hint = "free space there, or delete for good: snap trash empty, snap rm --purge"
+            error = NoSpace(f"{self.path}: the store's disk is full", hint=hint)
             self.events.warn(error.message)
             raise error
 
@@ -157,53 +181,139 @@ class Core:
     def apply(self, view: View, inode: Inode, old: list[tuple[Extent, Epoch]], plan: Plan) -> None:
         """Carry out a plan on a head's file.  The caller stores the inode, whose allocated bytes change by
         ``plan.covered_bytes``."""
-        own = view.epoch
-        deltas: Counter[int] = Counter()
-        replaced = {extent.offset: extent.block for extent, epoch in old if epoch == own}
-        for offset in plan.deletes:
-            if offset in replaced:
-                deltas[replaced[offset]] -= 1
-            self.tree.delete(view, keys.extent(inode.ino, inode.fork, offset))
+        touched = {extent.offset for extent in plan.puts}.union(plan.deletes)
+        changes: dict[BlockId, _Change] = {}
+        hidden: list[tuple[Epoch, bytes]] = []
+        for extent, epoch in old:
+            if extent.offset not in touched:
+                continue
+            change = changes.setdefault(extent.block, _Change())
+            if epoch == view.epoch:
+                change.born -= 1
+            else:
+                change.hidden += 1
+                hidden.append((epoch, keys.extent(inode.ino, inode.fork, extent.offset)))
         for extent in plan.puts:
-            if extent.offset in replaced:
-                deltas[replaced[extent.offset]] -= 1
-            deltas[extent.block] += 1
-            self.tree.put(
-                view,
-                keys.extent(inode.ino, inode.fork, extent.offset),
-                records.encode_extent(extent.length, extent.block, extent.block_offset),
-            )
-        for block, delta in deltas.items():
-            if delta:
-                self.blocks.adjust(block, delta)  # type: ignore[arg-type]
+            change = changes.setdefault(extent.block, _Change())
+            change.born += 1
+            change.home = inode.ino, extent.offset - extent.block_offset
+        for block, change in changes.items():
+            if change.born or change.hidden:
+                self.accounts.change(block, view.epoch, born=change.born, hidden=change.hidden, home=change.home)
+        for offset in plan.deletes:
+            self.tree.delete(view, keys.extent(inode.ino, inode.fork, offset))
+        with self._in_order(view, inode, plan) if not old else contextlib.nullcontext():
+            for extent in plan.puts:
+                self.tree.put(
+                    view,
+                    keys.extent(inode.ino, inode.fork, extent.offset),
+                    records.encode_extent(extent.length, extent.block, extent.block_offset),
+                )
+        self._release(hidden)
         self.usages.grow(view, plan.covered_bytes)
+
+    @contextlib.contextmanager
+    def _in_order(self, view: View, inode: Inode, plan: Plan) -> Iterator[None]:
+        """Extents of a stream, where there were none: their records fill their pages."""
+        if len(plan.puts) < ordering.RUN_MIN:
+            yield
+            return
+        first, last = (keys.extent(inode.ino, inode.fork, plan.puts[end].offset) for end in (0, -1))
+        epoch = keys.u64(view.epoch)
+        with (
+            ordering.in_order(self.index, "tree", first, keys.versioned(last, 0)),
+            ordering.in_order(self.index, "changes", epoch + first, epoch + last),
+        ):
+            yield
+
+    def put_extent(self, view: View, ino: Ino, fork: int, offset: int, payload: bytes) -> None:
+        """A further record of a block that has some, where the head's file has no extent."""
+        _, block, block_offset = records.decode_extent(payload)
+        self.accounts.change(block, view.epoch, born=1, home=(ino, offset - block_offset))
+        self.tree.put(view, keys.extent(ino, fork, offset), payload)
+
+    def account_hidden(self, epoch: Epoch, versions: Iterable[Version]) -> None:
+        """The epoch hides these extents, which its parent's view shows."""
+        counts = Counter(records.decode_extent(payload)[1] for _, _, payload in versions)
+        for block, count in counts.items():
+            self.accounts.change(block, epoch, hidden=count)
+
+    def _hide(self, view: View, inode: Inode) -> list[tuple[Epoch, bytes]]:
+        """The head's epoch hides the older extents of the inode's fork: (epoch, subject) of those that were accounted
+        now."""
+        if not inode.allocated_bytes:
+            return []
+        older = self.tree.find_below(view, keys.inode(inode.ino), view.epoch)
+        if older is None or records.decode_inode(inode.ino, older).fork != inode.fork:
+            return []
+        found, rest = self.tree.scan_some(view, keys.extents(inode.ino, inode.fork), b"", REAP_NOW_MAX)
+        if rest is not None:
+            unaccounted.put(self.index, Unaccounted(view.epoch, inode.ino, inode.fork, 0))
+            return []
+        found = [version for version in found if version[1] != view.epoch]
+        self.account_hidden(view.epoch, found)
+        return [(epoch, subject) for subject, epoch, _ in found]
+
+    def _release(self, hidden: list[tuple[Epoch, bytes]]) -> None:
+        """A head hides records now.  Those in dying epochs may be hidden by all that is below."""
+        for epoch, subject in hidden:
+            if not self.epochs.is_shared(epoch):
+                continue
+            if unaccounted.first(self.index) is not None:  # others that hide it are to be accounted before
+                self.epochs.wake(epoch)
+            else:
+                self.hiding.forget()
+                if self.hiding.below(epoch, subject):
+                    self.drop_hidden(epoch, subject)
 
     # -- records that no view can reach
 
-    def drop_version(self, epoch: Epoch, subject: bytes) -> None:
-        """Remove one version, with the reference it may hold."""
+    def _drop(self, epoch: Epoch, subject: bytes, *, dead: bool) -> None:
+        """Remove one version, with the reference it may hold.
+
+        Args:
+            dead: the epoch itself hides it, which is not accounted yet; else no view sees it, and that is.
+        """
         if keys.split(subject)[1] == keys.EXTENT:
             payload = self.tree.at(epoch, subject)
             if payload:
-                self.blocks.adjust(records.decode_extent(payload)[1], -1)
+                block = records.decode_extent(payload)[1]
+                if dead:
+                    self.accounts.change(block, epoch, born=-1)
+                else:
+                    self.accounts.drop_unseen(block)
         self.tree.drop_at(epoch, subject)
+
+    def drop_hidden(self, epoch: Epoch, subject: bytes) -> None:
+        """Remove a version of a dying epoch that all below hides, and tombstones below that hid nothing else."""
+        self._drop(epoch, subject, dead=False)
+        for child in self.hiding.idle_tombstones(epoch, subject):
+            self.tree.drop_at(child, subject)
 
     def bury(self, view: View, inode: Inode) -> None:
         """The inode is gone from the head: a tombstone if an older version exists, and all else that the head's
         own epoch holds of it dropped."""
+        hidden = self._hide(view, inode)
         self.tree.delete(view, keys.inode(inode.ino))
+        self._release(hidden)
         self.reap(view.epoch, inode.ino, ALL_FORKS)
         self.usages.grow(view, -inode.allocated_bytes)
 
     def next_fork(self, view: View, inode: Inode) -> Inode:
         """The inode without its data, in O(1).  The caller stores it."""
+        hidden = self._hide(view, inode)
+        cut = msgspec.structs.replace(inode, fork=inode.fork + 1, size=0, allocated_bytes=0)
+        if any(self.epochs.is_shared(epoch) for epoch, _ in hidden):
+            self.put_inode(view, cut)  # what hides them
+            self._release(hidden)
         self.reap(view.epoch, inode.ino, inode.fork)
         self.usages.grow(view, -inode.allocated_bytes)
-        return msgspec.structs.replace(inode, fork=inode.fork + 1, size=0, allocated_bytes=0)
+        return cut
 
     def reap(self, epoch: Epoch, ino: Ino, fork: int) -> None:
         """Drop the epoch's records of a dead inode or fork: now if few, later if many."""
-        if not self.reap_some(epoch, ino, fork, REAP_NOW_MAX):
+        waits = self.index.count("unaccounted") > 0 and unaccounted.first(self.index, epoch, ino) is not None
+        if waits or not self.reap_some(epoch, ino, fork, REAP_NOW_MAX):
             self.index.put("reap", keys.extents(ino, fork) + keys.u64(epoch), records.PRESENT)
 
     def reap_some(self, epoch: Epoch, ino: Ino, fork: int, limit: int) -> bool:
@@ -218,7 +328,7 @@ class Core:
         else:
             limit += 1
         for subject in subjects:
-            self.drop_version(epoch, subject)
+            self._drop(epoch, subject, dead=True)
         return len(subjects) < limit
 
     def to_reap(self) -> tuple[bytes, Epoch, Ino, int] | None:

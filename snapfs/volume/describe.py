@@ -26,6 +26,10 @@ class Describe:
             parent=self._address(self._snapshots.base(volume)),
             quota_bytes=volume.usage.quota_bytes,
             used_bytes=volume.usage.total_bytes,
+            quota_kind=volume.usage.quota_kind,
+            compression=volume.usage.compression,
+            policy=volume.policy,
+            origin=self._address(self._snapshots.alive(volume.origin) if volume.origin else None),
         )
 
     def snapshot(
@@ -46,6 +50,8 @@ class Describe:
             created=created,
             tags=record.tags,
             seal=self._seal(record.epoch),
+            holds=record.holds,
+            locked_until_ns=record.locked_until_ns,
         )
 
     def _seal(self, epoch: Epoch) -> str:

@@ -13,6 +13,7 @@ from snapfs.extents import HOLE, Extent, plan_read
 from snapfs.format import keys
 from snapfs.format.records import Inode
 from snapfs.store.blocks import Blocks
+from snapfs.store.occupancy import Occupancy
 from snapfs.types import FILE_BYTES_MAX, BlockId, Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
@@ -25,8 +26,10 @@ class Space(msgspec.Struct, frozen=True):
     """What statfs(2) tells, in bytes and inodes."""
 
     total_bytes: int
+    """What the store's files occupy on the host, and what is free for them there."""
     free_bytes: int
     available_bytes: int
+    """Less what is spoken for: dirty data, the next commit, the reserve."""
     inodes: int
     inodes_free: int
 
@@ -35,6 +38,7 @@ class Files(Names):
     def __init__(self, core: Core, writeback: Writeback, commit: Callable[[], Awaitable[None]]) -> None:
         super().__init__(core, writeback)
         self._commit = commit
+        self.occupancy = Occupancy(core.blocks.segments, core.index)
 
     async def read(self, view: View, ino: Ino, offset: int, size: int) -> bytes:
         """At most ``size`` bytes: short at the end of the file, zeros in holes.
@@ -126,10 +130,10 @@ class Files(Names):
             self._core.index.delete("orphans", keys.u64(view.volume_id) + keys.u64(ino))
 
     def space(self) -> Space:
-        available, total = self._core.disk.free_bytes(self._core.path)
-        free = max(0, available - self._core.pending_bytes())
+        free = self._core.disk.free_bytes(self._core.path)[0]
+        available = max(0, free - self._core.pending_bytes())
         inodes = self._core.inodes_free
-        return Space(total, free, free, inodes, inodes)
+        return Space(self.occupancy.recent_bytes() + free, free, available, inodes, inodes)
 
 
 async def fetch_blocks(blocks: Blocks, wanted: set[BlockId]) -> dict[BlockId, bytes]:

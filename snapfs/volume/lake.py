@@ -18,7 +18,7 @@ import trio
 
 from snapfs.errors import Corrupt, IOFailure, NoSpace, NotFound, SnapfsError
 from snapfs.format import keys, records
-from snapfs.store import layout
+from snapfs.store import layout, shrinking
 from snapfs.store.blocks import Blocks
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, items
@@ -28,19 +28,28 @@ from snapfs.store.segments import Segments
 from snapfs.timings import Timing
 from snapfs.types import Ino, SegmentId
 from snapfs.volume import doubt
+from snapfs.volume.accounts.book import Book
 from snapfs.volume.core import Core, now_ns
+from snapfs.volume.exclusive import Exclusive
 from snapfs.volume.files import Files
-from snapfs.volume.limits import DEFAULT, Limits
+from snapfs.volume.limits import DEFAULT, Limits, Pace
 from snapfs.volume.once import Requests
 from snapfs.volume.reclaim import Reclaim
 from snapfs.volume.scrub.run import Scrub
 from snapfs.volume.seals.sealer import Sealer
 from snapfs.volume.snapshots import Snapshots
+from snapfs.volume.trash import Trash
+from snapfs.volume.turns import Turns
+from snapfs.volume.upkeep import Upkeep
 from snapfs.volume.volumes import Volumes
 from snapfs.volume.writeback import Writeback
 
 COMMIT_PUTS_MAX: Final = 20_000
 """A commit comes early when the open transaction has grown this much."""
+
+COMMIT_SHARE: Final = 0.1
+GENTLE_SECONDS_MAX: Final = 0.1
+"""Commits that nobody hurries for take this part of the time while requests come, and wait for so long at most."""
 
 SEALING_SECONDS_MAX: Final = 0.5
 """How long the end waits for the last snapshots to be sealed."""
@@ -48,8 +57,6 @@ SEALING_SECONDS_MAX: Final = 0.5
 _FETCH_PART: Final = 0.8
 """Of the time after which work must be durable: the rest is for fetching and committing it."""
 _POLL_SECONDS: Final = 0.25
-_PAUSE_SECONDS: Final = 0.002
-"""Between two batches of reclaiming, so that requests come first."""
 
 
 class Lake:
@@ -60,6 +67,7 @@ class Lake:
         self.limits = limits
         self.uuid = marker.uuid
         self._lock = lock
+        shrinking.remove_copy(path, disk)
         self.index = Index(path / layout.INDEX, disk=disk)
         try:
             self._wire(marker, disk)
@@ -89,15 +97,24 @@ class Lake:
         self.files = Files(self.core, self.writeback, self.commit)
         self.volumes = Volumes(self.core, self.files)
         self.snapshots = Snapshots(self.core, self.volumes, self.files)
+        self.exclusive = Exclusive(self.core, self.volumes, self.settle_accounts)
         self.requests = Requests(self.index, self.volumes, self.snapshots)
+        self.trash = Trash(self.core, self.volumes, self.snapshots, self.commit)
         self.reclaim = Reclaim(self.core)
         self.sealer = Sealer(
-            self.core, self.writeback, self.volumes, self.snapshots, store_uuid, self.commit
+            self.core, self.writeback, self.volumes, self.snapshots, store_uuid, self.commit,
+            Turns(lambda: self.scrub.requests()[0]),
         )  # fmt: skip
         medium = Medium(segments, disk, store_uuid)
         self.scrub = Scrub(self.core, medium, created_ns=marker.created_ns, commit=self.commit)
+        self.upkeep = Upkeep(
+            self.core, self.writeback, self.reclaim, self._leftovers, self.commit,
+            lambda: self.scrub.requests()[0], self.limits.segment_bytes_max,
+        )  # fmt: skip
         self._committing = trio.Lock()
         self._commits_done = 0
+        self._gentle_at = 0.0
+        """When the next commit may be made that nobody hurries for, by ``time.perf_counter``."""
         self.commit_timing = Timing()
         self.fetch: Callable[[], Awaitable[None]] | None = None
         """Set by who mounts the store: brings in what the kernel holds back of written files."""
@@ -110,6 +127,7 @@ class Lake:
         remount.  What waits to be stored never will be; programs were told, or will be when they sync."""
         self.core.epochs.load()
         self.volumes.fall_back()
+        self.snapshots.look_again()
         self.writeback.discard_all()
 
     @classmethod
@@ -178,8 +196,17 @@ class Lake:
                     raise self.index.fail(error) from error
             self.index.commit()
             self._commits_done += 1  # after: who waits must not take a failed one for theirs
-            self.commit_timing.add(time.perf_counter() - began)
+            now = time.perf_counter()
+            self.commit_timing.add(now - began)
+            self._gentle_at = now + (now - began) * (1 / COMMIT_SHARE - 1)
             self._wake_reclaim.set()
+
+    async def commit_gently(self) -> None:
+        """As ``commit``, of what no program waits for: while requests come, one after the other by the thousand take a
+        small part of the time, for everybody waits while the index commits."""
+        if self.upkeep.turns.busy:
+            await trio.sleep(min(max(self._gentle_at - time.perf_counter(), 0.0), GENTLE_SECONDS_MAX))
+        await self.commit()
 
     async def sync(self) -> None:
         """Everything acknowledged so far is durable: file data is flushed, then committed.
@@ -202,9 +229,12 @@ class Lake:
             nursery.start_soon(doubt.look_over, self.index, self.core.events, self.commit)
             nursery.start_soon(self._fetch_on_timer)
             nursery.start_soon(self._flush_on_demand)
+            nursery.start_soon(self.writeback.replaced.run)
             nursery.start_soon(self._reclaim_in_background)
+            nursery.start_soon(self.upkeep.run_compaction)
             nursery.start_soon(self.scrub.run)
             nursery.start_soon(self.sealer.run)
+            nursery.start_soon(self.trash.run)
             try:
                 yield
             finally:
@@ -252,7 +282,8 @@ class Lake:
         while True:
             self._wake_reclaim = trio.Event()
             with contextlib.suppress(SnapfsError):
-                await self.reclaim_all()
+                await self.trash.expire(doomed_only=True)
+                await self.upkeep.reclaim(commit_first=False)
             await self._wake_reclaim.wait()
 
     async def seal_all(self) -> None:
@@ -272,31 +303,44 @@ class Lake:
             if not self.sealer.pending:
                 return
 
+    @property
+    def accounts(self) -> Book:
+        """Which views show which blocks."""
+        return self.core.accounts
+
+    async def settle_accounts(self) -> None:
+        """What was hidden by the thousand is accounted now.  When this returns the accounts are exact, in the open
+        transaction, until the caller awaits something."""
+        self.index.check()
+        while self.reclaim.account_step():
+            await trio.lowlevel.checkpoint()
+        self.accounts.flush()
+
     async def make_room(self) -> None:
         """The disk is full: give back at once what was deleted."""
         with contextlib.suppress(SnapfsError):
             await self.commit()
-            await self.reclaim_all()
+            await self.upkeep.reclaim(hurry=True)
 
     async def reclaim_all(self) -> None:
         """Reclaim what can be reclaimed now."""
         self.index.check()
-        segments = self.core.blocks.segments
-        while True:
-            while self.reclaim.step():  # noqa: ASYNC110 - the sleep is a pause, not a poll
-                await trio.sleep(_PAUSE_SECONDS)
-            empty = self.core.blocks.empty_segments()
-            if empty:
-                self.core.blocks.forget_segments(empty)
-            if empty or self.index.dirty:
-                await self.commit()
-            for segment in empty:  # durably forgotten: nothing names them
-                segments.drop(segment)
-            if self._leftovers:  # what is in the table ``segments`` is durable: only a commit writes there
-                known = [SegmentId(keys.from_u64(key)) for key, _ in items(self.index, "segments")]
-                self._leftovers.remove(segments, known)
-            if not self.reclaim.pending():
-                return
+        await self.trash.expire(doomed_only=True)
+        await self.upkeep.reclaim()
+
+    async def compact(self) -> None:
+        """Copy what is left of segments that hold dead bytes, and drop them: all that can be done now.
+
+        Raises:
+            NoSpace, IOFailure: the rest is left to the next time.
+        """
+        await self.upkeep.compact()
+
+    def follow(self, pace: Pace) -> None:
+        """Work in the background goes on so."""
+        self.scrub.follow(pace)
+        self.trash.follow(pace)
+        self.upkeep.compaction.follow(pace)
 
     def close(self) -> None:
         """Let go of the store; what was not synced is dropped."""

@@ -30,6 +30,12 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Greater than 0."""
     scrub_every_days: float = 30.0
     """From the end of one scrub to the beginning of the next; 0: only when asked for."""
+    trash_hours: float = 24.0
+    """How long what was deleted can be taken back; 0: not at all."""
+    retention_every_hours: float = 1.0
+    """From one time that the volumes' policies are applied to the next; 0: only when asked for."""
+    compact_percent: float = 25.0
+    """A segment that holds more dead bytes than this, of what it occupies, is copied and dropped; 0: never."""
 
 
 DEFAULT_PACE: Final = Pace()

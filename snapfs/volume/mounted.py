@@ -13,6 +13,13 @@ class Mounted(Protocol):
     async def push(self) -> None:
         """Make the kernel hand over its dirty pages (syncfs)."""
 
+    @property
+    def device(self) -> int:
+        """st_dev of the mount; 0 while it is not served."""
+
+    def is_known(self, volume_id: int, ino: Ino) -> bool:
+        """Whether the kernel may have cached anything of an inode of the head, or of the names in it."""
+
     def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
         """Whether a file of the head that loses its last name is open and must stay until it is closed."""
 

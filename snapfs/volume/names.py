@@ -323,6 +323,7 @@ class Names(Attributes):
                 core.bury(view, other)
             else:
                 self._unlinked(view, other, now, is_open)
+                self._writeback.replaced.add(view, ino, other)
         if parent == new_parent:
             self._touch(view, core.inode(view, parent), now, links=left + came)
         else:

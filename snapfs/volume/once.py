@@ -71,7 +71,7 @@ class Requests:
         request = self._find(once)
         if request is None:
             return None
-        record = self._snapshots.get(request.epoch)
+        record = self._snapshots.alive(request.epoch)
         volume = self._volumes.by_id(record.volume) if record else None
         if record is None or volume is None:
             raise NotFound("the snapshot that this request made was deleted since", hint=_AGAIN)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
+import msgspec
 import trio
 
 from snapfs import api
 from snapfs.format.records import SnapshotRecord
 from snapfs.store import layout, verify
 from snapfs.versions.keyspace import Snapshotted
+from snapfs.volume.accounts.report import Rest
+from snapfs.volume.accounts.statement import Statement, state
+from snapfs.volume.background import in_background
 from snapfs.volume.check.base import Place
 from snapfs.volume.check.run import Check, structure
 from snapfs.volume.compare import compare, detached
@@ -76,3 +80,18 @@ async def check(lake: Lake, progress: Progress | None) -> api.CheckReport:
                 progress(done, total)
                 last = trio.current_time()
             await trio.lowlevel.checkpoint()
+
+
+async def statement(lake: Lake) -> Statement:
+    """What the store holds, as of a commit that is made now.  What its ledger is asked is long computing, too."""
+    lake.index.commit()
+    with lake.index.reader() as reader:
+
+        def read(rest: Rest) -> Statement:
+            occupancy = lake.files.occupancy
+            segments_bytes, index_bytes = occupancy.segments_bytes(), occupancy.index_bytes()
+            return msgspec.structs.replace(
+                state(reader, rest), segments_bytes=segments_bytes, index_bytes=index_bytes
+            )  # fmt: skip
+
+        return await in_background(read)

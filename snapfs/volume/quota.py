@@ -1,4 +1,4 @@
-"""Quotas: how much the head of each volume holds, and how much it may.
+"""Quotas: how much the head of each volume holds, or what the volume alone takes, and how much it may.
 
 Invariants:
   * ``used_bytes`` is the sum of ``allocated_bytes`` of the head's files, those unlinked but open among them, at every
@@ -6,20 +6,24 @@ Invariants:
     in the commit that it belongs to, and ``snap fsck`` counts it again.
   * ``pending_bytes`` is at least what flushing the head's dirty data will add.  It is just that for writes that were
     let in when little was left (see ``Writeback.room``); others are taken to add all their bytes, as counting costs.
+  * Of a quota on exclusive bytes all dirty bytes are pending: what they will share is known when they are stored.
   * So used + pending never exceeds a quota by a write.  A checkout may exceed it (the snapshot was there before), and
     so may a quota that is made smaller: then files can only shrink.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from snapfs.api import QuotaKind
 from snapfs.errors import Invalid, QuotaExceeded
 from snapfs.types import VolumeId
 from snapfs.versions.epochs import View
 
 UNLIMITED: Final = 0
+COMPRESSION: Final = "zstd:1"
+"""Of a volume of which nothing else was said."""
 QUOTA_BYTES_MAX: Final = (1 << 63) - 1
 """Largest quota: what statfs(2) and JSON's readers can take."""
 
@@ -27,20 +31,45 @@ QUOTA_BYTES_MAX: Final = (1 << 63) - 1
 class Usage:
     """Of one head."""
 
-    __slots__ = ("changed", "pending_bytes", "quota_bytes", "used_bytes", "volume")
+    __slots__ = (
+        "changed",
+        "compression",
+        "exclusive_bytes",
+        "pending_bytes",
+        "quota_bytes",
+        "quota_kind",
+        "used_bytes",
+        "volume",
+    )
 
-    def __init__(self, volume: str = "", used_bytes: int = 0, quota_bytes: int = UNLIMITED) -> None:
+    def __init__(
+        self, volume: str = "", used_bytes: int = 0, quota_bytes: int = UNLIMITED,
+        quota_kind: QuotaKind = QuotaKind.LOGICAL, compression: str = COMPRESSION,
+    ) -> None:  # fmt: skip
         self.volume = volume
         """Its name, for messages."""
         self.used_bytes = used_bytes
         self.quota_bytes = quota_bytes
+        self.quota_kind = quota_kind
+        self.compression = compression
+        """Of new data: ``none`` or ``zstd:LEVEL``."""
         self.pending_bytes = 0
+        self.exclusive_bytes: int | None = None
+        """Stored bytes that would be freed if the volume went; None: nobody counted them (see ``exclusive``)."""
         self.changed = False
         """Since the volume's record was written."""
 
     @property
     def total_bytes(self) -> int:
-        return self.used_bytes + self.pending_bytes
+        """What the quota counts."""
+        if self.quota_kind is QuotaKind.LOGICAL:
+            return self.used_bytes + self.pending_bytes
+        return (self.exclusive_bytes or 0) + _stored_bytes_max(self.pending_bytes)
+
+    @property
+    def uncounted(self) -> bool:
+        """What the quota counts is not known yet."""
+        return self.quota_kind is QuotaKind.EXCLUSIVE and self.quota_bytes != UNLIMITED and self.exclusive_bytes is None
 
     @property
     def free_bytes(self) -> int:
@@ -49,7 +78,18 @@ class Usage:
 
     def fits(self, growth_bytes: int) -> bool:
         """Whether so much may be added; nothing always may."""
+        if self.quota_kind is QuotaKind.EXCLUSIVE:
+            growth_bytes = _stored_bytes_max(growth_bytes)
         return growth_bytes <= 0 or self.quota_bytes == UNLIMITED or self.total_bytes + growth_bytes <= self.quota_bytes
+
+
+def _stored_bytes_max(size: int) -> int:
+    """What bytes take in the segments that nothing makes smaller, with their headers; more only in tiny files."""
+    return size + size // 32
+
+
+async def _nothing_to_count() -> None:
+    """No volume has a quota on exclusive bytes."""
 
 
 class Usages:
@@ -57,6 +97,8 @@ class Usages:
 
     def __init__(self) -> None:
         self._of: dict[VolumeId, Usage] = {}
+        self.exact: Callable[[], Awaitable[None]] = _nothing_to_count
+        """Makes all figures of exclusive bytes exact (see ``exclusive``)."""
 
     def add(self, volume: VolumeId, usage: Usage) -> Usage:
         self._of[volume] = usage

@@ -4,6 +4,7 @@ Invariants:
   * (volume, name) -> epoch and (volume, tag) -> epoch are unique, and no name of a volume is a tag of it too.
   * ``commits`` has an entry for each snapshot with a git commit, ``created`` one for each snapshot; a snapshot's
     record names its tags, and ``tags`` has an entry for each.
+  * A snapshot in the trash has its record only, and an entry in ``trash``: none of these finds it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from snapfs.api import GitCommit
-from snapfs.errors import AlreadyExists, Corrupt, Invalid, NotFound, Stale
+from snapfs.errors import AlreadyExists, Corrupt, Invalid, NotFound
 from snapfs.format import keys, records
 from snapfs.format.records import SnapshotRecord
 from snapfs.store.index import Index, items, items_backward
@@ -42,6 +43,7 @@ class References:
     # -- reading
 
     def get(self, epoch: Epoch) -> SnapshotRecord | None:
+        """Also of one in the trash."""
         payload = self._index.get("snapshots", keys.u64(epoch))
         return None if payload is None else records.decode_snapshot(payload)
 
@@ -79,15 +81,6 @@ class References:
 
     def count(self, volume: Volume) -> int:
         return sum(1 for _ in items(self._index, "names", keys.u64(volume.id)))
-
-    def check_alive(self, record: SnapshotRecord) -> None:
-        """For whoever has awaited since it found the snapshot: one that is being reclaimed shows anything.
-
-        Raises:
-            Stale: it was removed meanwhile.
-        """
-        if self.get(record.epoch) is None:
-            raise Stale(f"snapshot {record.name!r} was removed meanwhile")
 
     # -- finding
 
@@ -224,6 +217,11 @@ def check_commit(git: GitCommit) -> None:
 def created_key(record: SnapshotRecord) -> bytes:
     """In table ``created``."""
     return keys.u64(record.volume) + keys.u64(record.created_ns) + keys.u64(record.epoch)
+
+
+def trash_key(deleted_ns: int, number: int) -> bytes:
+    """In table ``trash``: of a snapshot, by its epoch, or of a volume; both come from one sequence."""
+    return keys.u64(deleted_ns) + keys.u64(number)
 
 
 def stamp() -> str:

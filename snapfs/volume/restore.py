@@ -12,8 +12,9 @@ from typing import Final
 
 import msgspec
 
+from snapfs.api import QuotaKind
 from snapfs.errors import Corrupt, Invalid, NotADirectory, NotFound
-from snapfs.format import keys, records
+from snapfs.format import keys
 from snapfs.format.records import Inode
 from snapfs.types import PAGE_BYTES, PATH_BYTES_MAX, Ino
 from snapfs.versions.epochs import View
@@ -24,7 +25,7 @@ from snapfs.volume.quota import exceeded
 from snapfs.volume.touched import Touched
 
 _PUTS_PER_EXTENT: Final = 3
-"""The extent, its entry in ``changes``, the block's references."""
+"""The extent, its entry in ``changes``, the block's entry (references, account)."""
 
 
 def split_path(path: str) -> list[bytes]:
@@ -92,7 +93,7 @@ class Restore:
                 self._check(names)
                 checked.append(names)
         usage = self._core.usages.of(self._head)
-        if usage.quota_bytes:
+        if usage.quota_bytes and usage.quota_kind is QuotaKind.LOGICAL:  # what is stored already is shared
             growth = self._growth(checked)
             if not usage.fits(growth):
                 raise exceeded(usage, growth)
@@ -256,9 +257,7 @@ class Restore:
         """Whether the head still has just this file."""
         if old.ino != found.ino or (old.fork, old.size, old.mode) != (found.fork, found.size, found.mode):
             return False
-        return old == msgspec.structs.replace(found, nlink=old.nlink) and self._files.is_clean(
-            self._head, found.ino
-        )
+        return old == msgspec.structs.replace(found, nlink=old.nlink) and self._files.is_clean(self._head, found.ino)
 
     def _copy(self, old: Inode, parent: Ino, name: bytes) -> Ino:
         """A new inode with the snapshot's attributes, xattrs, target and blocks."""
@@ -269,13 +268,9 @@ class Restore:
             target = self._files.readlink(self._source, old.ino)
             made = self._files.symlink(head, parent, name, target, uid=old.uid, gid=old.gid)
         else:
-            made = self._files.mknod(
-                head, parent, name, mode=old.mode, uid=old.uid, gid=old.gid, rdev=old.rdev
-            )
+            made = self._files.mknod(head, parent, name, mode=old.mode, uid=old.uid, gid=old.gid, rdev=old.rdev)
         for subject, _, payload in extents:
-            offset = keys.split_extent(subject)[1]
-            core.blocks.adjust(records.decode_extent(payload)[1], +1)
-            core.tree.put(head, keys.extent(made.ino, made.fork, offset), payload)
+            core.put_extent(head, made.ino, made.fork, keys.split_extent(subject)[1], payload)
         self._copy_extras(old.ino, made.ino)
         copy = msgspec.structs.replace(old, ino=made.ino, nlink=1, fork=made.fork, ctime_ns=now_ns())
         core.put_inode(head, copy)
@@ -286,4 +281,3 @@ class Restore:
         for name in self._files.listxattr(self._source, old):
             value = self._files.getxattr(self._source, old, name)
             self._files.setxattr(self._head, new, name, value)
-

@@ -1,17 +1,16 @@
-"""From written bytes to blocks: dirty data in memory, flushed as content-defined chunks.
+"""From written bytes to blocks: dirty data in memory, flushed as chunks (see ``reduction``).
 
 Invariants:
   * A byte that was written and is not yet in an extent is in its file's ``runs`` (newer) or ``taken`` (being
     flushed); a read lays taken over the extents and runs over both.
-  * One flush at a time (``_lock``).  Its thread work (chunk, hash, compress, append) touches no index; each file's
-    new extents are applied in one piece between two awaits.
+  * One flush at a time (``_lock``).  Its thread work (cut, hash, compare, compress, append) touches no index; each
+    file's new extents are applied in one piece between two awaits.
   * What is truncated away during a flush is cut off by ``limit`` when the flush is applied.
   * What a file's dirty bytes may add to what the volume holds is counted twice over: in the file (``reserved_bytes``,
     ``taken_reserved_bytes``) and in the volume's ``usage.pending_bytes``, their sum (see ``quota``).
   * While a volume is held still (``hold``) its writes wait, so that a snapshot has all of each write or none.
 
-Long runs are cut by FastCDC (Xia et al., 2016 and 2020), so that an insertion shifts no block but its own; a
-stream that is flushed while it is still being written keeps its last, unfinished chunk in memory.
+A stream that is flushed while it is still being written keeps its last, unfinished chunk in memory.
 """
 
 from __future__ import annotations
@@ -22,16 +21,19 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import msgspec
-import pyfastcdc
 import trio
 
+from snapfs.api import QuotaKind
 from snapfs.errors import NotFound, SnapfsError
-from snapfs.extents import Extent, plan_write
-from snapfs.store.blocks import Bytes, Placed, digest
-from snapfs.types import BLOCK_BYTES_MAX, BlockId, Ino, VolumeId
+from snapfs.extents import plan_write
+from snapfs.store.blocks import Placed, digest
+from snapfs.types import Ino, VolumeId
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core
 from snapfs.volume.quota import exceeded, uncovered_bytes
+from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, cut, has_zeros
+from snapfs.volume.reduction.reducer import Fresh, Reducer
+from snapfs.volume.reduction.replaced import Replaced
 from snapfs.volume.runs import Runs
 
 FLUSH_BYTES: Final = 32 * 1024 * 1024
@@ -40,19 +42,15 @@ FLUSH_BYTES: Final = 32 * 1024 * 1024
 INLINE_BYTES: Final = 64 * 1024
 """Work on fewer bytes costs less than handing it to a thread (about 60 us)."""
 
-CHUNK_BYTES_MIN: Final = 16 * 1024
-CHUNK_BYTES_AVERAGE: Final = 64 * 1024
-
-STREAM_BYTES: Final = 1024 * 1024
-"""A run this long is taken for a stream that goes on: its last chunk waits for what follows."""
-
 T = TypeVar("T")
 
 
-class Chunk(msgspec.Struct, gc=False):
-    offset: int
-    data: Bytes
-    hash: bytes
+class Cut(msgspec.Struct, gc=False):
+    """A run that is to be stored: [start, end) of the file.  What no chunk has of it is zeros."""
+
+    start: int
+    end: int
+    chunks: list[Chunk]
 
 
 class DirtyFile:
@@ -70,7 +68,7 @@ class DirtyFile:
         self.taken_reserved_bytes = 0
         """The same of ``taken``."""
         self.counted = True
-        """That is just what they will add."""
+        """That is just what they will add: not so where nobody counted, or some of it is zeros."""
 
     @property
     def end(self) -> int:
@@ -102,7 +100,8 @@ class Writeback:
         self._held: dict[VolumeId, trio.Event] = {}
         self._turns: weakref.WeakValueDictionary[VolumeId, trio.Lock] = weakref.WeakValueDictionary()
         """Who may hold a volume next; gone when nobody waits."""
-        self._chunker = pyfastcdc.FastCDC(CHUNK_BYTES_AVERAGE, min_size=CHUNK_BYTES_MIN, max_size=BLOCK_BYTES_MAX)
+        self.reducer = Reducer(core)
+        self.replaced = Replaced(core, self.reducer, self.appending)
         self.wanted = trio.Event()
         """Set when the background should flush."""
 
@@ -131,21 +130,27 @@ class Writeback:
             NotFound: the view has no such inode (any more).
         """
         usage = self._core.usages.of(view)
+        logical, exact = usage.quota_kind is QuotaKind.LOGICAL, False
         while True:
             held = self._held.get(view.volume_id)
             if held is not None:
                 await held.wait()
             elif 0 < self._core.dirty_bytes > self._dirty_bytes_max - size:
                 await self.flush(final=False)
+            elif usage.uncounted:
+                await self._core.usages.exact()
             elif usage.fits(size):
                 return None
-            elif usage.fits(growth := self._growth(view, ino, offset, offset + size)):
+            elif logical and usage.fits(growth := self._growth(view, ino, offset, offset + size)):
                 return growth
-            elif all(file.counted for file in self._files.values() if file.view is view):
+            elif not all(file.counted for file in self._files.values() if file.view is view):
+                await self.flush(view=view)  # what is dirty may take less than it was taken to
+            elif not (logical or exact):
+                await self._core.usages.exact()
+                exact = True
+            else:
                 self._core.events.warn(f"the quota of volume {usage.volume!r} is full")
                 raise exceeded(usage)
-            else:  # what is dirty may take less than it was taken to
-                await self.flush(view=view)
 
     def _growth(self, view: View, ino: Ino, start: int, end: int) -> int:
         """Bytes of [start, end) that neither an extent of the file has nor its dirty data."""
@@ -166,6 +171,8 @@ class Writeback:
         self._core.dirty_runs += len(file.runs.offsets) - runs
         if growth is None:
             growth = file.runs.total_bytes - before
+            file.counted = False
+        elif has_zeros(offset, data):
             file.counted = False
         self._reserve(file, growth)
         if self._core.dirty_bytes > self._flush_bytes:
@@ -212,6 +219,7 @@ class Writeback:
         turn = self._turns.setdefault(view.volume_id, trio.Lock())
         async with turn:  # first come, first served: of many who wait for an event one can wait for ever
             await self.flush(view=view)  # most of it, while writers go on
+            await self.replaced.settle(view)
             held = self._held[view.volume_id] = trio.Event()
             try:
                 await self.flush(view=view)
@@ -255,6 +263,12 @@ class Writeback:
                 self._core.dirty_runs = sum(len(file.runs.offsets) for file in self._files.values())
                 self._core.forget_free_space()  # what was dirty has taken it
 
+    @asynccontextmanager
+    async def appending(self) -> AsyncIterator[None]:
+        """Inside, whoever is no file may append blocks: between two flushes, which wait meanwhile."""
+        async with self._lock:
+            yield
+
     async def append(self, pieces: list[bytes], kind: int) -> list[Placed]:
         """Append blocks that are no file's, between two flushes, which wait meanwhile.
 
@@ -280,50 +294,28 @@ class Writeback:
         self._forget_if_clean(file)
 
     async def _store(self, files: list[DirtyFile], final: bool) -> None:
+        core, reducer = self._core, self.reducer
         size = sum(file.taken.total_bytes for file in files if file.taken)
-        chunked = await _work(size, self._cut, [file.taken.joined() for file in files if file.taken], final)
-        blocks: dict[bytes, BlockId] = {}
-        fresh: dict[bytes, Bytes] = {}
-        for chunks, _ in chunked:
-            for chunk in chunks:
-                if chunk.hash not in blocks and chunk.hash not in fresh:
-                    known = self._core.blocks.known(chunk.hash)
-                    if known:
-                        blocks[chunk.hash] = known
-                    else:
-                        fresh[chunk.hash] = chunk.data
-        with self._core.blocks.placing():
-            placed = await _work(sum(map(len, fresh.values())), self._core.blocks.pack, list(fresh.items()))
+        done = await _work(size, _cut, [file.taken.joined() for file in files if file.taken], final)
+        with core.blocks.pinned(), core.blocks.placing():
+            for file, (cuts, _) in zip(files, done, strict=True):
+                for run in cuts:
+                    if run.end - run.start > CHUNK_BYTES_MIN:
+                        run.chunks = await reducer.reduce(file.view, file.ino, run.chunks)
+            fresh: dict[bytes, Fresh] = {}
+            for file, (cuts, _) in zip(files, done, strict=True):
+                for chunk in (chunk for run in cuts for chunk in run.chunks if not chunk.block):
+                    if chunk.hash not in fresh and not core.blocks.known(chunk.hash):
+                        fresh[chunk.hash] = reducer.fresh(file.view, file.ino, chunk)
+            wanted = list(fresh.values())
+            placed = await _work(sum(len(new.data) for new in wanted), reducer.pack, wanted)
             by_hash = {place.hash: place for place in placed}
-            for done, (file, (chunks, rest)) in enumerate(zip(files, chunked, strict=True), 1):
-                self._apply(file, chunks, rest, by_hash)
-                if done % _FILES_A_TURN == 0:
+            for count, (file, (cuts, rest)) in enumerate(zip(files, done, strict=True), 1):
+                self._apply(file, cuts, rest, by_hash)
+                if count % _FILES_A_TURN == 0:
                     await trio.lowlevel.checkpoint()
 
-    def _cut(
-        self, files: Iterable[list[tuple[int, bytes | bytearray]]], final: bool
-    ) -> list[tuple[list[Chunk], list[Chunk]]]:
-        """(chunks to store, unfinished chunks to keep) of each file.  Worker thread."""
-        result = []
-        for runs in files:
-            chunks: list[Chunk] = []
-            rest: list[Chunk] = []
-            for offset, data in runs:
-                if len(data) <= CHUNK_BYTES_MIN:
-                    chunks.append(Chunk(offset, data, digest(data)))
-                    continue
-                cuts = [(c.offset, c.length) for c in self._chunker.cut_buf(data)]
-                view = memoryview(data)
-                if not final and len(data) >= STREAM_BYTES:
-                    start, length = cuts.pop()
-                    rest.append(Chunk(offset + start, view[start : start + length], b""))
-                for start, length in cuts:
-                    piece = view[start : start + length]
-                    chunks.append(Chunk(offset + start, piece, digest(piece)))
-            result.append((chunks, rest))
-        return result
-
-    def _apply(self, file: DirtyFile, chunks: list[Chunk], rest: list[Chunk], placed: dict[bytes, Placed]) -> None:
+    def _apply(self, file: DirtyFile, cuts: list[Cut], rest: list[Chunk], placed: dict[bytes, Placed]) -> None:
         """Give the file its new extents, in one piece."""
         core, view, limit = self._core, file.view, file.limit
         try:
@@ -334,20 +326,18 @@ class Writeback:
             self._applied(file, [])
             return
         try:
-            for group in _touching([chunk for chunk in chunks if chunk.offset < limit]):
-                # Blocks are looked up again, group by group: one that was known may have lost its last reference
-                # meanwhile, also to the group before.
-                extents = [
-                    Extent(c.offset, min(len(c.data), limit - c.offset), self._block(c, placed), 0) for c in group
-                ]
-                start, end = extents[0].offset, extents[-1].end
+            for run in cuts:
+                start, end = run.start, min(run.end, limit)
+                if start >= end:
+                    break
+                extents = self.reducer.extents(view, file.ino, run.chunks, limit, placed)
                 old = core.extents(view, inode, start, end)
                 plan = plan_write([extent for extent, _ in old], extents, start, end)
                 core.apply(view, inode, old, plan)
                 inode = msgspec.structs.replace(
                     inode, size=max(inode.size, end), allocated_bytes=inode.allocated_bytes + plan.covered_bytes
                 )
-        finally:  # also when a block could not be stored: the groups before it are in place
+        finally:  # also when a block could not be stored: the runs before it are in place
             if inode is not before:
                 core.put_inode(view, inode)
         self._applied(file, rest)
@@ -365,32 +355,27 @@ class Writeback:
         self._reserve(file, min(reserved, file.runs.total_bytes - before))
         self._forget_if_clean(file)
 
-    def _block(self, chunk: Chunk, placed: dict[bytes, Placed]) -> BlockId:
-        """The chunk's block, with its entry in the index."""
-        block = self._core.blocks.known(chunk.hash)
-        if not block:
-            place = placed.pop(chunk.hash, None)
-            if place is None:  # rare: store it after all
-                place = self._core.blocks.pack([(chunk.hash, chunk.data)])[0]
-            block = self._core.blocks.add(place)
-        return block
-
 
 _FILES_A_TURN: Final = 64
 """Files whose extents are applied before other tasks may run (about 2 ms)."""
 
 
-def _touching(chunks: list[Chunk]) -> list[list[Chunk]]:
-    """Groups of chunks without a gap inside."""
-    groups: list[list[Chunk]] = []
-    end = -1
-    for chunk in chunks:
-        if end == chunk.offset:
-            groups[-1].append(chunk)
-        else:
-            groups.append([chunk])
-        end = chunk.offset + len(chunk.data)
-    return groups
+def _cut(files: Iterable[list[tuple[int, bytes | bytearray]]], final: bool) -> list[tuple[list[Cut], list[Chunk]]]:
+    """(runs to store, unfinished chunks to keep) of each file.  Worker thread."""
+    result = []
+    for runs in files:
+        cuts: list[Cut] = []
+        rests: list[Chunk] = []
+        for offset, data in runs:
+            chunks, rest = cut(offset, data, final=final)
+            end = offset + len(data)
+            if rest is not None:
+                rests.append(rest)
+                end = rest.offset
+            if offset < end:
+                cuts.append(Cut(offset, end, chunks))
+        result.append((cuts, rests))
+    return result
 
 
 async def _work(size: int, function: Callable[..., T], *args: object) -> T:

@@ -120,8 +120,9 @@ class Everything:
 
 
 def freed_early(patch: Patch) -> None:
-    def reclaimable(self: Blocks, limit: int) -> list[tuple[bytes, BlockId]]:
-        return [(key, BlockId(int.from_bytes(key[8:], "big"))) for key, _ in items(self._index, "freed")][:limit]
+    def reclaimable(self: Blocks, limit: int, after: bytes = b"") -> list[tuple[bytes, BlockId]]:
+        waiting = [(key, BlockId(int.from_bytes(key[8:], "big"))) for key, _ in items(self._index, "freed")]
+        return [one for one in waiting if one[0] > after][:limit]
 
     patch.setattr(Blocks, "reclaimable", reclaimable)
 

@@ -110,12 +110,12 @@ def test_a_block_that_cannot_be_stored_at_the_last_moment_stays_dirty(
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "known", lambda _: next(answers))
 
-        def pack(chunks: list[object]) -> list[object]:
-            if chunks:
+        def append(packed: list[object]) -> list[object]:
+            if packed:
                 raise NoSpace("full")
             return []
 
-        patch.setattr(blocks, "pack", pack)
+        patch.setattr(blocks, "append", append)
         with pytest.raises(NoSpace):
             engine.flush()
     assert engine.tree("data")[b"f",].content == data

@@ -163,6 +163,8 @@ def request_of(method: str) -> Message:
     kind = REQUESTS[method]
     fields: dict[str, Any] = dict.fromkeys(METHODS[method].volumes, "digits")
     known = set(kind.DESCRIPTOR.fields_by_name)
+    if METHODS[method].addresses:
+        fields[METHODS[method].addresses] = ["digits@missing"]
     fields |= {name: "missing" for name in ("snapshot", "id", "tag") if name in known}
     fields |= {"until_now": True} if "until_now" in known else {}
     fields |= {"list_services": ""} if "list_services" in known else {}
@@ -177,7 +179,7 @@ def allowed(method: str, caller: Caller | None) -> str:
     if caller is None:
         return "UNAUTHENTICATED"
     roles = list(Role)
-    enough = roles.index(caller.role) >= roles.index(rule.role)
+    enough = roles.index(caller.role) >= roles.index(rule.role) and (not rule.owner or caller == OWNER)
     within = (
         not caller.volumes
         or {
@@ -358,6 +360,8 @@ def everything_heard(channel: grpc.Channel, method: str, secret: str, snapshot: 
     kind = REQUESTS[method]
     fields: dict[str, Any] = dict.fromkeys(METHODS[method].volumes, "revealed")
     known = set(kind.DESCRIPTOR.fields_by_name)
+    if METHODS[method].addresses:
+        fields[METHODS[method].addresses] = [f"revealed@{snapshot}", "revealed"]
     fields |= {name: snapshot for name in ("snapshot", "id", "tag") if name in known}
     fields |= {"until_now": True, "after": 0} if "until_now" in known else {}
     call = channel.stream_stream(f"/{method}", request_serializer=lambda request: request.SerializeToString())

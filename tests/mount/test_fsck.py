@@ -101,7 +101,7 @@ def test_a_repair_of_a_mounted_store_is_refused(damaged: MountedStore) -> None:
     (damaged.volume / "again.png").write_bytes(again)  # the same bytes: they must not share what is damaged
     damaged.remount()
     assert (damaged.volume / "again.png").read_bytes() == again
-    damaged.call("delete_snapshot", volume="data", snapshot="second")
+    damaged.call("delete_snapshot", volume="data", snapshot="second", purge=True)
     picture.unlink()
     damaged.remount()
     assert snap("fsck", damaged.store).startswith("clean")

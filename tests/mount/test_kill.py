@@ -251,11 +251,11 @@ def test_kill_for_long(stores: Callable[..., MountedStore], capsys: pytest.Captu
     for turn in range(CYCLES):
         loads.append(kill_and_come_back(one, turn, seed.uniform(0.05, 1.5)))
         for name in list(loads[-1].snapshots)[::2]:
-            one.call("delete_snapshot", volume="data", snapshot=name)
+            one.call("delete_snapshot", volume="data", snapshot=name, purge=True)
         if turn % 5 == 4:  # old work goes, so that it is the daemon that is loaded, not the disk
             for load in loads[turn - 4 : turn]:
                 for name in list(load.snapshots)[1::2]:
-                    one.call("delete_snapshot", volume="data", snapshot=name)
+                    one.call("delete_snapshot", volume="data", snapshot=name, purge=True)
                 for name in load.synced:
                     (one.volume / name).unlink()
     serving = sorted(load.serving_seconds for load in loads)

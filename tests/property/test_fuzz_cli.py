@@ -134,6 +134,8 @@ class Shell:
     def run(self, arguments: list[str]) -> None:
         if arguments[:1] == ["watch"] and "--" in arguments:
             return  # what comes after it is no option: it would wait
+        if {"import", "export"} & set(arguments) and any(word.startswith("/") for word in arguments):
+            return  # not from or into the root of this machine
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main.run(arguments)

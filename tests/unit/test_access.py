@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -30,13 +31,33 @@ from snapfs.errors import (
 )
 from snapfs.rpc import methods
 from snapfs.rpc.methods import METHODS, Reach, authorize, visible
-from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, store_pb2, volume_pb2
+from snapfs.v1 import (
+    access_pb2,
+    event_pb2,
+    operation_pb2,
+    retention_pb2,
+    snapshot_pb2,
+    space_pb2,
+    store_pb2,
+    transfer_pb2,
+    volume_pb2,
+)
 
 SECOND = 1_000_000_000
 
 OURS = {
     f"{service.full_name}/{method.name}": method
-    for file in (volume_pb2, snapshot_pb2, store_pb2, operation_pb2, event_pb2, access_pb2)
+    for file in (
+        volume_pb2,
+        snapshot_pb2,
+        store_pb2,
+        space_pb2,
+        retention_pb2,
+        transfer_pb2,
+        operation_pb2,
+        event_pb2,
+        access_pb2,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -77,21 +98,29 @@ class TestMethods:
         fields = (OURS | FOREIGN)[name].input_type.fields_by_name
         for field in METHODS[name].volumes:
             assert fields[field].type == fields[field].TYPE_STRING
-        assert {field for field, _ in METHODS[name].role_with} <= set(fields)
+        if METHODS[name].addresses:
+            assert fields[METHODS[name].addresses].type == FieldDescriptor.TYPE_STRING
+            assert fields[METHODS[name].addresses].is_repeated
+        for path, _ in METHODS[name].role_with:
+            kind: Descriptor | None = (OURS | FOREIGN)[name].input_type
+            for field in path.split("."):
+                assert kind is not None
+                kind = kind.fields_by_name[field].message_type
 
     @pytest.mark.parametrize("name", OURS)
     def test_what_names_a_volume_is_in_the_table(self, name: str) -> None:
         fields = set(OURS[name].input_type.fields_by_name)
         naming = {field for field in fields if "volume" in field and field != "volumes"}
-        if name.startswith("snapfs.v1.VolumeService/"):
+        if name.startswith("snapfs.v1.VolumeService/") or name.endswith("/UndeleteVolume"):
             naming |= fields & {"name"}
         assert naming == set(METHODS[name].volumes)
         if METHODS[name].reach is Reach.VOLUMES:
-            assert naming
+            assert naming or METHODS[name].addresses
 
     @pytest.mark.parametrize("name", OURS)
     def test_what_only_looks_does_not_mutate(self, name: str) -> None:
-        looks = name.rpartition("/")[2].startswith(("Get", "List", "Watch", "Diff", "Status"))
+        looking = ("Get", "List", "Watch", "Diff", "Status", "WhatIf", "Cheapest", "Export")
+        looks = name.rpartition("/")[2].startswith(looking)
         assert METHODS[name].mutating is not looks
         assert METHODS[name].mutating <= (METHODS[name].role in (Role.OPERATOR, Role.ADMIN))
 
@@ -124,7 +153,7 @@ NARROW = Caller(name="narrow", role=Role.OPERATOR, volumes=["digits", "faces"])
 class TestAuthorize:
     @pytest.mark.parametrize("name", METHODS)
     def test_by_role(self, name: str) -> None:
-        verdicts = [allowed(name, caller) for caller in (VIEWER, OPERATOR, ADMIN)]
+        verdicts = [allowed(name, caller) for caller in (VIEWER, OPERATOR, OWNER if METHODS[name].owner else ADMIN)]
         assert (
             verdicts
             == {
@@ -145,9 +174,12 @@ class TestAuthorize:
     def test_narrowed_to_other_volumes(self, name: str) -> None:
         rule = METHODS[name]
         caller = Caller(name="n", role=rule.role or Role.VIEWER, volumes=["other"])
-        assert allowed(name, caller, **dict.fromkeys(rule.volumes, "other")) == (rule.reach is not Reach.STORE)
+        own: dict[str, Any] = dict.fromkeys(rule.volumes, "other")
+        if rule.addresses:
+            own[rule.addresses] = ["other@x"]
+        assert allowed(name, caller, **own) == (rule.reach is not Reach.STORE)
         for field in rule.volumes:
-            assert not allowed(name, caller, **{**dict.fromkeys(rule.volumes, "other"), field: "digits"})
+            assert not allowed(name, caller, **{**own, field: "digits"})
         assert allowed(name, caller) == (rule.reach in (Reach.FILTERED, Reach.NOTHING))
 
     def test_a_clone_stays_among_the_callers_volumes(self) -> None:
@@ -161,6 +193,34 @@ class TestAuthorize:
         assert allowed(name, NARROW, volume="digits", snapshot="x")
         assert allowed(name, NARROW, volume="digits", snapshot="x", other_volume="faces")
         assert not allowed(name, NARROW, volume="digits", snapshot="x", other_volume="secret")
+
+    def test_what_would_be_freed_of_others_is_not_told(self) -> None:
+        name = "snapfs.v1.SpaceService/WhatIf"
+        assert allowed(name, NARROW, targets=["digits@x", "faces"])
+        for targets in (["digits@x", "secret@x"], ["secret"], ["digits", ""], ["@x"], []):
+            assert not allowed(name, NARROW, targets=targets)
+        assert not allowed("snapfs.v1.SpaceService/Cheapest", NARROW, free_bytes=1)
+
+    @pytest.mark.parametrize("name", ["VolumeService/DeleteVolume", "SnapshotService/DeleteSnapshot"])
+    def test_only_an_admin_purges(self, name: str) -> None:
+        name = f"snapfs.v1.{name}"
+        assert allowed(name, OPERATOR)
+        assert not allowed(name, OPERATOR, purge=True)
+        assert allowed(name, ADMIN, purge=True)
+
+    @pytest.mark.parametrize("name", ["SetPolicy", "ApplyPolicy"])
+    def test_only_an_admin_says_where_git_runs(self, name: str) -> None:
+        name = f"snapfs.v1.RetentionService/{name}"
+        assert allowed(name, OPERATOR, policy={"reachable": True})
+        assert not allowed(name, OPERATOR, policy={"repositories": ["/x"]})
+        assert allowed(name, ADMIN, policy={"repositories": ["/x"]})
+
+    def test_only_the_owner_imports(self) -> None:
+        name = "snapfs.v1.TransferService/StartImport"
+        assert allowed(name, OWNER, volume="digits")
+        assert not allowed(name, ADMIN, volume="digits")
+        with pytest.raises(NotPermitted, match="owner only; this is a admin"):
+            authorize(name, transfer_pb2.StartImportRequest(volume="digits"), ADMIN)
 
     def test_visible(self) -> None:
         assert visible(ADMIN) is None

@@ -9,16 +9,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import trio
 from blake3 import blake3
 
-from snapfs.api import Change, GitCommit, Save
+from snapfs.api import Change, GitCommit, RetentionPolicy, Save
 from snapfs.errors import NotFound, SnapfsError
 from snapfs.service import Service
 from snapfs.testing.engine import EngineSubject
 from snapfs.types import Ino
+from snapfs.volume.limits import Pace
 from snapfs.volume.once import Once
 from snapfs.volume.volumes import Volume
 
 CLIENTS = 24
-CALLS = 120
+CALLS = 100
 """Of each client."""
 VOLUMES = ("data", "more", "copy")
 
@@ -64,10 +65,19 @@ def calls(service: Service, seed: random.Random) -> list[Callable[[], Awaitable[
         lambda: read(service.status(volume=volume)),
         lambda: service.delete_volume(name=volume, force=True),
         lambda: check(service),
+        lambda: service.delete_snapshot(volume=volume, snapshot=snapshot, purge=True),
+        lambda: service.delete_volume(name=volume, force=True, purge=True),
+        lambda: service.undelete_snapshot(volume=volume, snapshot=snapshot),
+        lambda: service.undelete_volume(volume=volume),
+        lambda: service.list_trash(),
+        lambda: service.empty_trash(volume=new),
+        lambda: service.hold_snapshot(volume=volume, snapshot=snapshot, hold="needed"),
+        lambda: service.release_snapshot(volume=volume, snapshot=snapshot, hold="needed"),
+        lambda: service.apply_policy(volume=volume, policy=RetentionPolicy(last=3, distinct=4), dry_run=False),
     ]
 
 
-WEIGHTS = [2, 1, 8, 4, 4, 3, 2, 2, 1, 1, 3, 2, 1, 1, 1, 2, 1, 2, 1, 1]
+WEIGHTS = [2, 1, 8, 4, 4, 3, 2, 2, 1, 1, 3, 2, 1, 1, 1, 2, 1, 2, 1, 1, 1, 1, 4, 2, 1, 1, 1, 3, 2]
 
 
 def test_calls_at_once(engine: EngineSubject) -> None:
@@ -108,6 +118,7 @@ def test_calls_at_once(engine: EngineSubject) -> None:
 
     async def play() -> None:
         ended = trio.Event()
+        lake.trash.follow(Pace())
         async with lake.running(), trio.open_nursery() as writing:
             writing.start_soon(writer, ended)
             async with trio.open_nursery() as nursery:
@@ -115,8 +126,11 @@ def test_calls_at_once(engine: EngineSubject) -> None:
                     nursery.start_soon(client, number)
             ended.set()
         await check(service)
-        for name in lake.volumes.names():
-            await service.delete_volume(name=name, force=True)
+        for volume in lake.volumes.all():
+            for record in filter(lambda record: record.holds, lake.snapshots.all(volume)):
+                await service.release_snapshot(volume=volume.name, snapshot=record.name, hold="needed")
+            await service.delete_volume(name=volume.name, force=True)
+        assert (await service.empty_trash()).kept == 0
         await lake.settle()
         assert lake.index.oldest_reader() is None
 

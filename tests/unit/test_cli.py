@@ -403,7 +403,7 @@ def test_clone_rename_rm(shell: Shell) -> None:
     assert shell.json("rename", "data@uno", "ein")["name"] == "ein"
     shell.run("create", "data", "--name", "two")
     shell.fails("rename", "data@ein", "two", code=4)
-    assert shell.json("rm", "data@ein") == {"removed": "data@ein"}
+    assert shell.json("rm", "data@ein") == {"removed": ["data@ein"]}
     assert shell.run("rm", "data@two") == "removed data@two\n"
     assert shell.json("list", "--all") == []
 

@@ -119,7 +119,7 @@ def test_credentials_that_cannot_be(tmp_path: Path) -> None:
 def test_there_is_a_method_for_each_rpc() -> None:
     for service in SERVICES.values():
         for method in service.methods:
-            renamed = {"CheckStore": "start_check", "VerifySnapshot": "start_verify"}
+            renamed = {"CheckStore": "start_check", "VerifySnapshot": "start_verify"}  # as other long work is called
             name = renamed.get(method.name, snake_case(method.name))
             assert callable(getattr(Client, name)), method.full_name
             assert callable(getattr(AsyncClient, name)), method.full_name

@@ -189,9 +189,15 @@ def test_a_full_volume_can_be_changed_in_place(engine: EngineSubject) -> None:
 def test_truncation_and_holes_cost_nothing(engine: EngineSubject) -> None:
     limit(engine, 1000)
     engine.truncate("data", (b"f",), 1 << 40)
-    put(engine, b"f", bytes(1000), offset=1 << 39)
-    with pytest.raises(QuotaExceeded):
-        put(engine, b"f", b"1", offset=0)
+    put(engine, b"f", bytes(1000), offset=1 << 39)  # zeros are a hole as soon as it matters
+    put(engine, b"f", noise(1000), offset=1 << 38)
+    for offset in (0, 1 << 39):
+        with pytest.raises(QuotaExceeded):
+            put(engine, b"f", b"1", offset=offset)
+    put(engine, b"f", bytes(1000), offset=1 << 38)
+    put(engine, b"f", noise(1000), offset=1 << 39)
+    engine.flush()
+    assert used(engine) == 1000
 
 
 def test_dirty_bytes_that_were_counted_twice_are_counted_again(engine: EngineSubject) -> None:
@@ -250,16 +256,16 @@ def test_checkout_may_exceed_a_quota_and_restore_may_not(engine: EngineSubject) 
 def test_a_failed_flush_keeps_the_count(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
     limit(engine, 4 * MIB)
     put(engine, b"a", noise(MIB))
-    real = engine.lake.core.blocks.pack
+    real = engine.lake.core.blocks.append
 
-    def pack(chunks):
+    def append(packed):
         raise errors.NoSpace("full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine.lake.core.blocks, "pack", pack)
+        patched.setattr(engine.lake.core.blocks, "append", append)
         with pytest.raises(errors.NoSpace):
             engine.flush()
-    assert engine.lake.core.blocks.pack == real
+    assert engine.lake.core.blocks.append == real
     assert used(engine) == MIB
     put(engine, b"a", noise(500 * KIB))
     engine.flush()

@@ -19,6 +19,7 @@ from snapfs.api import GitCommit
 from snapfs.errors import Busy, IOFailure, SnapfsError
 from snapfs.format import keys, records, seals
 from snapfs.format import segments as fmt
+from snapfs.format.accounts import Changes, Sums, decode_account, encode_account, encode_alias, encode_changes
 from snapfs.store.index import Index, items
 from snapfs.testing.engine import EngineSubject
 from snapfs.types import BlockId, Epoch, Ino
@@ -212,6 +213,14 @@ class Damage(NamedTuple):
 def _block_record(surgeon: Surgeon, **changes: Any) -> None:
     block, entry = surgeon.block(b"big")
     surgeon.index.put("blocks", keys.u64(block), records.encode_block(msgspec.structs.replace(entry, **changes)))
+
+
+def _account(surgeon: Surgeon, sums: Sums | None = None, changes: Changes | None = None) -> None:
+    """That of ``big`` says something else."""
+    key = keys.u64(surgeon.block(b"big")[1].account)
+    old_sums, old_changes = decode_account(surgeon.index.get("accounts", key) or b"")
+    encoded = encode_changes(old_changes if changes is None else changes)
+    surgeon.index.put("accounts", key, encode_account(old_sums if sums is None else sums, encoded))
 
 
 def _volume(surgeon: Surgeon, **changes: Any) -> None:
@@ -409,6 +418,34 @@ DAMAGES: dict[str, Damage] = {
         lambda s: s.spoil_block(s.seal("one").parts[0]),
         stays=frozenset({"block-hash", "block-lost"}),  # until the seal is written again
     ),
+    # accounts, places
+    "account-spoiled": Damage("record", _spoil_first("accounts")),
+    "account-gone": Damage("account", _delete_first("accounts")),
+    "account-sums": Damage("account", lambda s: _account(s, sums=Sums(1, 2, 3))),
+    "account-changes": Damage("account", lambda s: _account(s, changes=((s.head(), 1),))),
+    "account-of-no-epoch": Damage("account", lambda s: _account(s, changes=((Epoch(999), 1),))),
+    "account-of-a-block": Damage("account", lambda s: _block_record(s, account=2 + s.block(b"big")[1].account)),
+    "no-account-of-a-block": Damage("account", lambda s: _block_record(s, account=0)),
+    "account-id-spoiled": Damage("record", _spoil_first("account_ids")),
+    "account-id-wrong": Damage("account", lambda s: s.index.put("account_ids", b"?" * 16, keys.u64(1))),
+    "account-counter": Damage("counter", _number(b"next_account", 1)),
+    "account-counter-spoiled": Damage("record", lambda s: s.spoil("meta", b"next_account")),
+    "alias-back": Damage("record", lambda s: s.index.put("aliases", keys.u64(9), encode_alias(Epoch(3)))),
+    "alias-of-a-head": Damage("alias", lambda s: s.index.put("aliases", keys.u64(s.head()), encode_alias(Epoch(0)))),
+    "alias-to-nothing": Damage("alias", lambda s: s.index.put("aliases", keys.u64(7), encode_alias(Epoch(999)))),
+    "unaccounted-malformed": Damage("record", lambda s: s.index.put("unaccounted", b"?" * 29, records.PRESENT)),
+    "unaccounted-of-no-epoch": Damage(
+        "account",
+        lambda s: s.index.put("unaccounted", keys.u64(999) + keys.extent(Ino(5), 0, 0), records.PRESENT),
+    ),
+    "place-spoiled": Damage("record", _spoil_first("places")),
+    "place-gone": Damage("place", _delete_first("places")),
+    "place-of-nothing": Damage("place", lambda s: s.index.put("places", keys.u64(1) + keys.u64(8), keys.u64(1))),
+    "emptied-of-nothing": Damage(
+        "emptied", lambda s: s.index.put("emptied", keys.u64(1) + keys.u64(99), records.PRESENT)
+    ),
+    "trash-of-nothing": Damage("trash", lambda s: s.index.put("trash", keys.u64(5) + keys.u64(99), records.PRESENT)),
+    "trash-malformed": Damage("record", lambda s: s.index.put("trash", b"?", records.PRESENT)),
     # keys: what lies under another one would be a hole in a file, or nothing at all
     "extent-moved": Damage("record", lambda s: s.move("tree", s.of(b"big", keys.EXTENT), 14)),
     "fresh-extent-moved": Damage("record", lambda s: s.move("tree", s.of(b"fresh", keys.EXTENT), 0)),

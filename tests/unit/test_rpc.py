@@ -34,6 +34,8 @@ SNAPSHOT = api.Snapshot(
     created=False,
     tags=["a", "b"],
     seal="cd" * 32,
+    holds=["ci", "paper"],
+    locked_until_ns=2**62,
 )
 PLAIN = api.Snapshot(volume="data", name="one", created_ns=0)
 FINDING = api.Finding(code="refs", message="wrong")
@@ -82,8 +84,64 @@ STORE = api.StoreInfo(
     dirty_bytes=11, failure="f",
 )  # fmt: skip
 
+POLICY = api.RetentionPolicy(
+    last=1, hourly=2, daily=3, weekly=4, monthly=5, yearly=6, within_seconds=2**40, reachable=True,
+    repositories=["/r", "/s"], distinct=7,
+)  # fmt: skip
+USAGE = api.Usage(
+    volume="data", snapshot="one", created_ns=1, trashed=True, logical_bytes=2, referenced_bytes=3,
+    exclusive_bytes=2**63,
+)  # fmt: skip
+HEAD = api.Usage(volume="data", logical_bytes=1, referenced_bytes=2, exclusive_bytes=3)
+SPACE = api.Space(
+    live_bytes=1, snapshots_bytes=2, trash_bytes=3, deleting_bytes=4, waiting_bytes=5, seal_bytes=6, index_bytes=7,
+    overhead_bytes=8, disk_bytes=36, free_bytes=9, logical_bytes=10, raw_bytes=11, stored_bytes=12,
+    oldest_reader_seconds=1.5,
+)  # fmt: skip
+OPTIMIZED = api.OptimizeReport(
+    files=1, rewritten=2, read_bytes=3, written_bytes=4, extents_before=5, extents_after=6
+)
+IMPORTED = api.ImportReport(
+    files=1, directories=2, unchanged=3, total_bytes=4, failed=["a/\udcff: permission denied"], failures=101
+)
+
 RECORDS: dict[str, list[Any]] = {
-    "volume": [api.Volume(name="data", snapshots=3, created_ns=1, parent="data@one")],
+    "volume": [
+        api.Volume(name="data", snapshots=3, created_ns=1, parent="data@one"),
+        *(
+            api.Volume(
+                name="data", snapshots=3, created_ns=1, quota_bytes=4, used_bytes=5, quota_kind=kind,
+                compression="none", policy=policy, origin="raw@one",
+            )
+            for kind in api.QuotaKind
+            for policy in (None, POLICY, api.RetentionPolicy())
+        ),
+    ],
+    "policy": [POLICY, api.RetentionPolicy()],
+    "usage": [USAGE, HEAD],
+    "volume_usage": [
+        api.VolumeUsage(
+            volume="data", trashed=True, logical_bytes=1, referenced_bytes=2, exclusive_bytes=3, snapshots_bytes=4,
+            snapshots=5, head=HEAD,
+        )
+    ],
+    "what_if": [api.WhatIf(targets=["a@b", "c"], freed_bytes=2**63, protected=["c: held by ci"])],
+    "space": [SPACE],
+    "optimize_report": [OPTIMIZED],
+    "import_report": [IMPORTED],
+    "decision": [
+        api.Decision(volume="data", snapshot="one", created_ns=1, keep=keep, reasons=reasons)
+        for keep, reasons in ((True, ["last", "held"]), (False, []))
+    ],
+    "retention_report": [
+        api.RetentionReport(decisions=[], deleted=1, freed_bytes=2, dry_run=dry_run, warnings=["w"])
+        for dry_run in (True, False)
+    ],
+    "trash_entry": [
+        api.TrashEntry(volume="data", snapshot=name, deleted_ns=1, expires_ns=2, exclusive_bytes=3)
+        for name in ("", "one")
+    ],
+    "emptied": [api.Emptied(entries=1, kept=2)],
     "checkout": [
         api.Checkout(snapshot=SNAPSHOT, saved=PLAIN, moved=False),
         api.Checkout(snapshot=SNAPSHOT, saved=None),
@@ -109,6 +167,8 @@ RECORDS: dict[str, list[Any]] = {
         *(msgspec.structs.replace(OPERATION, state=state, end_ns=9) for state in api.OperationState),
         msgspec.structs.replace(OPERATION, check=REPORT),
         msgspec.structs.replace(OPERATION, verify=VERIFIED),
+        msgspec.structs.replace(OPERATION, optimize=OPTIMIZED),
+        msgspec.structs.replace(OPERATION, imported=IMPORTED),
         msgspec.structs.replace(OPERATION, error=api.OperationError(kind="no_space", message="m", hint="h")),
     ],
     "store": [STORE],
@@ -136,7 +196,7 @@ def test_records_come_back(name: str) -> None:
 
 def test_every_conversion_is_tested() -> None:
     pairs = {name.removesuffix("_to") for name in convert.__all__ if name.endswith("_to")}
-    parts = {"time", "optional_time", "path", "role", "unsaved", "event_kind", "rewrite", "snapshots"}
+    parts = {"time", "optional_time", "path", "role", "unsaved", "event_kind", "rewrite", "snapshots", "quota_kind"}
     assert pairs - parts == set(RECORDS)
     assert convert.rewrite_of(convert.rewrite_to("old", GIT)) == ("old", GIT)
 
@@ -150,6 +210,7 @@ def test_every_conversion_is_tested() -> None:
         (values.EVENT_KINDS, api.EventKind, event_pb2.EventKind),
         (values.OPERATION_STATES, api.OperationState, operation_pb2.OperationState),
         (values.ROLES, Role, access_pb2.Role),
+        (values.QUOTA_KINDS, api.QuotaKind, volume_pb2.QuotaKind),
         (values.SCRUB_STATES, api.ScrubState, store_pb2.ScrubState),
     ],
 )
@@ -400,9 +461,14 @@ def test_other_volumes_names_are_hidden_at_any_depth() -> None:
         volume_pb2.CheckoutResponse(snapshot=others, saved=others),
         snapshot_pb2.ListSnapshotsResponse(snapshots=[others, others]),
         snapshot_pb2.CarrySnapshotsResponse(carried=[others]),
-        volume_pb2.ListVolumesResponse(volumes=[volume_pb2.Volume(name="mine", parent="theirs@s")]),
+        volume_pb2.ListVolumesResponse(
+            volumes=[volume_pb2.Volume(name="mine", parent="theirs@s", origin="theirs@s")]
+        ),
         event_pb2.WatchEventsResponse(
             events=[event_pb2.Event(kind=event_pb2.EVENT_KIND_VOLUME_CREATED, volume="mine", message="theirs@s")]
+        ),
+        event_pb2.WatchEventsResponse(
+            events=[event_pb2.Event(kind=event_pb2.EVENT_KIND_VOLUME_RESTORED, volume="mine", message="theirs")]
         ),
     ):
         narrow.hide(response, ["mine"])
@@ -417,11 +483,11 @@ def test_other_volumes_names_are_hidden_at_any_depth() -> None:
 
 
 def test_every_response_with_a_volumes_name_is_looked_at() -> None:
-    """Fields that hold ``volume@snapshot`` are called parent."""
+    """Fields that hold ``volume@snapshot`` are called parent or origin."""
     named = {
         message.full_name
         for service in dispatch.SERVICES.values()
         for message in service.file.message_types_by_name.values()
-        if "parent" in message.fields_by_name
+        if {"parent", "origin"} & set(message.fields_by_name)
     }
     assert named <= set(narrow._CLEAN)

@@ -33,6 +33,7 @@ from snapfs.volume.paging import encode_token
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 GIT = api.GitCommit(commit=COMMIT, branch="main")
+HERE = Path(__file__)
 
 
 @contextmanager
@@ -70,6 +71,9 @@ def call_everything(served: ApiServer, owner: client.Client) -> None:
     assert [volume.name for volume in owner.list_volumes(page_size=1)] == ["data", "models"]
     assert owner.update_volume(name="models", quota_bytes=1 << 40).quota_bytes == 1 << 40
     owner.delete_volume(name="models")
+    assert [(entry.volume, entry.snapshot) for entry in owner.list_trash()] == [("models", "")]
+    assert owner.undelete_volume(volume="models", name="again").quota_bytes == 1 << 40
+    owner.delete_volume(name="again", purge=True)
     served.make_files("data", [b"one", b"tw\xff"])
     assert [(c.path, c.kind) for c in owner.status(volume="data")] == [("one", "added"), ("tw\udcff", "added")]
     made = owner.create_snapshot(volume="data", git=GIT, message="m", meta={"k": "v"})
@@ -88,6 +92,7 @@ def call_everything(served: ApiServer, owner: client.Client) -> None:
     assert ([s.name for s in carried.carried], carried.missing) == (["f" * 40], ["a" * 40])
     assert list(owner.diff(volume="data", snapshot=COMMIT, other="2")) == []
     assert owner.clone(volume="data", snapshot="2", name="copy").parent == "data@2"
+    call_about_space(owner)
     owner.delete_snapshot(volume="data", snapshot="2")
     assert owner.checkout(volume="data", snapshot=COMMIT).snapshot.name == COMMIT
     assert owner.restore(volume="data", snapshot=COMMIT, paths=["tw\udcff"]).paths == ["tw\udcff"]
@@ -102,7 +107,7 @@ def call_everything(served: ApiServer, owner: client.Client) -> None:
     assert (last.state, last.check.findings) == ("succeeded", [])
     assert owner.get_operation(id=started.id) == last
     assert owner.cancel_operation(id=started.id) == last
-    assert owner.list_operations() == [last]
+    assert owner.list_operations()[0] == last
     served.wait_for(lambda: owner.get_snapshot(volume="data", snapshot=COMMIT).seal)
     *_, proven = owner.watch_operation(id=owner.start_verify(volume="data", snapshot=COMMIT).id)
     assert proven.verify is not None
@@ -128,6 +133,42 @@ def call_everything(served: ApiServer, owner: client.Client) -> None:
         (answer,) = reflection.ServerReflectionInfo(iter([asked]))
         names = {service.name for service in answer.list_services_response.service}
         assert names == {method.rpartition("/")[0] for method in methods.METHODS}
+
+
+def call_about_space(owner: client.Client) -> None:
+    """``data`` has a snapshot named by its commit, and ``2``."""
+    owner.clone(volume="data", snapshot="2", name="spare")
+    (spare,) = owner.get_usage(volume="spare", snapshots=False)
+    assert (spare.volume, spare.snapshots, spare.exclusive_bytes) == ("spare", 0, 0)
+    usages = next(one.usages for one in owner.get_usage() if one.volume == "data")
+    assert {COMMIT, "2"} <= {usage.snapshot for usage in usages}
+    assert owner.what_if(targets=["data@2"]).freed_bytes == 0
+    assert owner.get_space().index_bytes > 0
+    assert owner.hold_snapshot(volume="data", snapshot="2", hold="ci").holds == ["ci"]
+    assert owner.release_snapshot(volume="data", snapshot="2", hold="ci").holds == []
+    until_ns = time.time_ns() + 3600 * 10**9
+    assert owner.lock_snapshot(volume="data", snapshot=COMMIT, until_ns=until_ns).locked_until_ns == until_ns
+    policy = api.RetentionPolicy(last=1)
+    assert owner.set_policy(volume="spare", policy=policy).policy == policy
+    owner.create_snapshot(volume="spare", name="first")
+    assert [one.keep for one in owner.apply_policy(volume="spare").decisions] == [True]
+    assert owner.set_policy(volume="spare", policy=None).policy is None
+    *_, imported = owner.watch_operation(id=owner.start_import(source=str(HERE.parent), volume="spare").id)
+    assert imported.imported is not None, imported
+    assert (imported.kind, imported.imported.failures) == ("import", 0)
+    *_, optimized = owner.watch_operation(id=owner.start_optimize(volume="spare", paths=[HERE.name]).id)
+    assert optimized.optimize is not None, optimized
+    assert (optimized.kind, optimized.optimize.files) == ("optimize", 1)
+    owner.create_snapshot(volume="spare", name="full")
+    archive = b"".join(owner.export_snapshot(volume="spare", snapshot="full", path=HERE.name))
+    assert HERE.read_bytes() in archive
+    owner.checkout(volume="spare", snapshot="first")
+    assert owner.cheapest(volume="spare", free_bytes=1).targets == ["spare@full"]
+    owner.delete_snapshot(volume="spare", snapshot="full")
+    assert owner.undelete_snapshot(volume="spare", snapshot="full", name="again").name == "again"
+    owner.delete_snapshot(volume="spare", snapshot="again")
+    assert owner.empty_trash(volume="spare").entries == 1
+    owner.delete_volume(name="spare", force=True, purge=True)
 
 
 def test_every_rpc(served: ApiServer) -> None:

@@ -47,14 +47,14 @@ def test_more_than_may_be_dirty_in_one_write(engine: EngineSubject) -> None:
 def stopped_in_its_thread(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
     """Flushes wait in their worker thread until the event is set."""
     again = trio.Event()
-    real = engine.lake.core.blocks.pack
+    real = engine.lake.core.blocks.append
 
-    def pack(chunks):
+    def append(packed_blocks):
         if not again.is_set():
             trio.from_thread.run(again.wait)
-        return real(chunks)
+        return real(packed_blocks)
 
-    monkeypatch.setattr(engine.lake.core.blocks, "pack", pack)
+    monkeypatch.setattr(engine.lake.core.blocks, "append", append)
     return again
 
 
@@ -113,15 +113,15 @@ def test_a_full_segment_is_not_dropped_under_a_flush(engine: EngineSubject, monk
     engine.unlink("data", (b"old",))
     engine.flush()
     packed, again = trio.Event(), trio.Event()
-    real = engine.lake.core.blocks.pack
+    real = engine.lake.core.blocks.append
 
-    def pack(chunks):
-        places = real(chunks)
+    def append(packed_blocks):
+        places = real(packed_blocks)
         trio.from_thread.run_sync(packed.set)
         trio.from_thread.run(again.wait)
         return places
 
-    monkeypatch.setattr(engine.lake.core.blocks, "pack", pack)
+    monkeypatch.setattr(engine.lake.core.blocks, "append", append)
     data = random.randbytes(600_000)
 
     async def play() -> None:

@@ -6,12 +6,24 @@ from types import TracebackType
 
 from snapfs.client.aio.access import AsyncAccessCalls
 from snapfs.client.aio.events import AsyncEventCalls
+from snapfs.client.aio.retention import AsyncRetentionCalls
 from snapfs.client.aio.snapshots import AsyncSnapshotCalls
+from snapfs.client.aio.space import AsyncSpaceCalls
 from snapfs.client.aio.stores import AsyncStoreCalls
+from snapfs.client.aio.transfer import AsyncTransferCalls
 from snapfs.client.aio.volumes import AsyncVolumeCalls
 
 
-class AsyncClient(AsyncVolumeCalls, AsyncSnapshotCalls, AsyncStoreCalls, AsyncEventCalls, AsyncAccessCalls):
+class AsyncClient(
+    AsyncVolumeCalls,
+    AsyncSnapshotCalls,
+    AsyncStoreCalls,
+    AsyncSpaceCalls,
+    AsyncRetentionCalls,
+    AsyncTransferCalls,
+    AsyncEventCalls,
+    AsyncAccessCalls,
+):
     """What a daemon offers, as methods on the records of ``snapfs.api``; usable in a ``with`` statement.
 
     Besides what each method says, any of them raises:

@@ -1,21 +1,21 @@
-"""Calls on the store as a whole, its settings, and long work."""
+"""Calls on the store as a whole and its settings."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 from snapfs import api, errors
-from snapfs.client.aio.calls import AsyncCalls, new_request_id
+from snapfs.client.aio.calls import new_request_id
+from snapfs.client.aio.operations import AsyncOperationCalls
 from snapfs.rpc import convert
-from snapfs.v1 import operation_pb2, store_pb2
+from snapfs.v1 import store_pb2
 
 STORE: Final = "snapfs.v1.StoreService"
-OPERATIONS: Final = "snapfs.v1.OperationService"
 
 
-class AsyncStoreCalls(AsyncCalls):
-    """``snapfs.v1.StoreService``, ``snapfs.v1.OperationService`` and the standard health service."""
+class AsyncStoreCalls(AsyncOperationCalls):
+    """``snapfs.v1.StoreService`` and the standard health service."""
 
     async def get_store(self) -> api.StoreInfo:
         """What the store holds and who serves it."""
@@ -129,16 +129,6 @@ class AsyncStoreCalls(AsyncCalls):
             raise errors.Cancelled("the verification was cancelled")
         return done.verify
 
-    async def _followed(self, operation: api.Operation, progress: Callable[[int, int], None] | None) -> api.Operation:
-        """The operation at its end, watched as by who cares for it alone.  Raises what it failed with."""
-        now = operation
-        async for now in self.watch_operation(id=operation.id, cancel_when_abandoned=True):
-            if progress is not None and now.total:
-                progress(now.done, now.total)
-        if now.error is not None:
-            raise _failure(now.error)
-        return now
-
     # -- scrubs
 
     async def start_scrub(self, *, bytes_per_second: int = 0) -> api.ScrubStatus:
@@ -171,50 +161,3 @@ class AsyncStoreCalls(AsyncCalls):
         """End it; the next one begins anew.  Raises Conflict: none runs or is paused."""
         answer = await self._unary(f"{STORE}/CancelScrub", store_pb2.CancelScrubRequest, store_pb2.CancelScrubResponse)
         return convert.scrub_of(answer.scrub)
-
-    # -- operations
-
-    async def get_operation(self, *, id: str) -> api.Operation:
-        """Raises NotFound: unknown, or forgotten since it ended."""
-        answer = await self._unary(
-            f"{OPERATIONS}/GetOperation",
-            lambda: operation_pb2.GetOperationRequest(id=id),
-            operation_pb2.GetOperationResponse,
-        )
-        return convert.operation_of(answer.operation)
-
-    async def list_operations(self) -> list[api.Operation]:
-        """Newest first: those that run, and the last that ended."""
-        answer = await self._unary(
-            f"{OPERATIONS}/ListOperations", operation_pb2.ListOperationsRequest, operation_pb2.ListOperationsResponse
-        )
-        return [convert.operation_of(message) for message in answer.operations]
-
-    async def cancel_operation(self, *, id: str) -> api.Operation:
-        """Ask it to stop; one that has ended stays as it is.  Raises NotFound."""
-        answer = await self._unary(
-            f"{OPERATIONS}/CancelOperation",
-            lambda: operation_pb2.CancelOperationRequest(id=id),
-            operation_pb2.CancelOperationResponse,
-        )
-        return convert.operation_of(answer.operation)
-
-    async def watch_operation(self, *, id: str, cancel_when_abandoned: bool = False) -> AsyncIterator[api.Operation]:
-        """The operation as it moves on, to its end.
-
-        Args:
-            cancel_when_abandoned: cancel it when this stream is not read to its end.
-        """
-        answers = self._stream(
-            f"{OPERATIONS}/WatchOperation",
-            lambda: operation_pb2.WatchOperationRequest(id=id, cancel_when_abandoned=cancel_when_abandoned),
-            operation_pb2.WatchOperationResponse,
-        )
-        async for answer in answers:
-            yield convert.operation_of(answer.operation)
-
-
-def _failure(error: api.OperationError) -> errors.SnapfsError:
-    """Why an operation failed; of a kind that we do not know, the nearest that we do."""
-    known = {str(kind): cls for kind, cls in errors.by_kind().items()}
-    return known.get(error.kind, errors.IOFailure)(error.message, hint=error.hint)

@@ -55,31 +55,48 @@ class AsyncVolumeCalls(AsyncCalls):
             for message in page.volumes:
                 yield convert.volume_of(message)
 
-    async def update_volume(self, *, name: str, quota_bytes: int | None = None) -> api.Volume:
+    async def update_volume(
+        self,
+        *,
+        name: str,
+        quota_bytes: int | None = None,
+        quota_kind: api.QuotaKind | None = None,
+        compression: str | None = None,
+    ) -> api.Volume:
         """Change what is given.
 
         Args:
-            quota_bytes: most that the head's files may hold; 0: no limit.
+            quota_bytes: most that may be held; 0: no limit.
+            quota_kind: what is counted.
+            compression: of what is stored from then on: ``none``, or ``zstd:LEVEL`` with a level of 1 to 19.
 
         Raises:
-            NotFound; Invalid: nothing is given.
+            NotFound; Invalid: nothing is given, or no such compression.
         """
         answer = await self._unary(
             f"{SERVICE}/UpdateVolume",
-            lambda: volume_pb2.UpdateVolumeRequest(name=name, quota_bytes=quota_bytes),
+            lambda: volume_pb2.UpdateVolumeRequest(
+                name=name,
+                quota_bytes=quota_bytes,
+                quota_kind=convert.quota_kind_to(quota_kind) if quota_kind is not None else None,
+                compression=compression,
+            ),
             volume_pb2.UpdateVolumeResponse,
         )
         return convert.volume_of(answer.volume)
 
-    async def delete_volume(self, *, name: str, force: bool = False) -> None:
-        """Delete a volume; with ``force`` also its snapshots and files.
+    async def delete_volume(self, *, name: str, force: bool = False, purge: bool = False) -> None:
+        """Delete a volume, into the trash; with ``force`` also its snapshots and files.
+
+        Args:
+            purge: at once and for good, not into the trash.
 
         Raises:
-            NotFound; Conflict: it has snapshots; NotEmpty: its head has files.
+            NotFound; Conflict: it has snapshots, or one of them is held or locked; NotEmpty: its head has files.
         """
         await self._unary(
             f"{SERVICE}/DeleteVolume",
-            lambda: volume_pb2.DeleteVolumeRequest(name=name, force=force),
+            lambda: volume_pb2.DeleteVolumeRequest(name=name, force=force, purge=purge),
             volume_pb2.DeleteVolumeResponse,
         )
 

@@ -7,12 +7,24 @@ from types import TracebackType
 
 from snapfs.client.blocking.access import AccessCalls
 from snapfs.client.blocking.events import EventCalls
+from snapfs.client.blocking.retention import RetentionCalls
 from snapfs.client.blocking.snapshots import SnapshotCalls
+from snapfs.client.blocking.space import SpaceCalls
 from snapfs.client.blocking.stores import StoreCalls
+from snapfs.client.blocking.transfer import TransferCalls
 from snapfs.client.blocking.volumes import VolumeCalls
 
 
-class Client(VolumeCalls, SnapshotCalls, StoreCalls, EventCalls, AccessCalls):
+class Client(
+    VolumeCalls,
+    SnapshotCalls,
+    StoreCalls,
+    SpaceCalls,
+    RetentionCalls,
+    TransferCalls,
+    EventCalls,
+    AccessCalls,
+):
     """What a daemon offers, as methods on the records of ``snapfs.api``; usable in a ``with`` statement.
 
     Besides what each method says, any of them raises:

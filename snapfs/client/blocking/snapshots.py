@@ -114,11 +114,18 @@ class SnapshotCalls(Calls):
         )
         return convert.snapshot_of(answer.snapshot)
 
-    def delete_snapshot(self, *, volume: str, snapshot: str) -> None:
-        """Its tags go with it.  Raises NotFound."""
+    def delete_snapshot(self, *, volume: str, snapshot: str, purge: bool = False) -> None:
+        """Into the trash; its tags go with it.
+
+        Args:
+            purge: at once and for good, not into the trash.
+
+        Raises:
+            NotFound; Conflict: it is held or locked.
+        """
         self._unary(
             f"{SERVICE}/DeleteSnapshot",
-            lambda: snapshot_pb2.DeleteSnapshotRequest(volume=volume, snapshot=snapshot),
+            lambda: snapshot_pb2.DeleteSnapshotRequest(volume=volume, snapshot=snapshot, purge=purge),
             snapshot_pb2.DeleteSnapshotResponse,
         )
 

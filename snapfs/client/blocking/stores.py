@@ -1,22 +1,22 @@
 # Generated from snapfs/client/aio/stores.py by `make generate`: change that file, not this one.
-"""Calls on the store as a whole, its settings, and long work."""
+"""Calls on the store as a whole and its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from snapfs import api, errors
-from snapfs.client.blocking.calls import Calls, new_request_id
+from snapfs.client.blocking.calls import new_request_id
+from snapfs.client.blocking.operations import OperationCalls
 from snapfs.rpc import convert
-from snapfs.v1 import operation_pb2, store_pb2
+from snapfs.v1 import store_pb2
 
 STORE: Final = "snapfs.v1.StoreService"
-OPERATIONS: Final = "snapfs.v1.OperationService"
 
 
-class StoreCalls(Calls):
-    """``snapfs.v1.StoreService``, ``snapfs.v1.OperationService`` and the standard health service."""
+class StoreCalls(OperationCalls):
+    """``snapfs.v1.StoreService`` and the standard health service."""
 
     def get_store(self) -> api.StoreInfo:
         """What the store holds and who serves it."""
@@ -130,16 +130,6 @@ class StoreCalls(Calls):
             raise errors.Cancelled("the verification was cancelled")
         return done.verify
 
-    def _followed(self, operation: api.Operation, progress: Callable[[int, int], None] | None) -> api.Operation:
-        """The operation at its end, watched as by who cares for it alone.  Raises what it failed with."""
-        now = operation
-        for now in self.watch_operation(id=operation.id, cancel_when_abandoned=True):
-            if progress is not None and now.total:
-                progress(now.done, now.total)
-        if now.error is not None:
-            raise _failure(now.error)
-        return now
-
     # -- scrubs
 
     def start_scrub(self, *, bytes_per_second: int = 0) -> api.ScrubStatus:
@@ -172,50 +162,3 @@ class StoreCalls(Calls):
         """End it; the next one begins anew.  Raises Conflict: none runs or is paused."""
         answer = self._unary(f"{STORE}/CancelScrub", store_pb2.CancelScrubRequest, store_pb2.CancelScrubResponse)
         return convert.scrub_of(answer.scrub)
-
-    # -- operations
-
-    def get_operation(self, *, id: str) -> api.Operation:
-        """Raises NotFound: unknown, or forgotten since it ended."""
-        answer = self._unary(
-            f"{OPERATIONS}/GetOperation",
-            lambda: operation_pb2.GetOperationRequest(id=id),
-            operation_pb2.GetOperationResponse,
-        )
-        return convert.operation_of(answer.operation)
-
-    def list_operations(self) -> list[api.Operation]:
-        """Newest first: those that run, and the last that ended."""
-        answer = self._unary(
-            f"{OPERATIONS}/ListOperations", operation_pb2.ListOperationsRequest, operation_pb2.ListOperationsResponse
-        )
-        return [convert.operation_of(message) for message in answer.operations]
-
-    def cancel_operation(self, *, id: str) -> api.Operation:
-        """Ask it to stop; one that has ended stays as it is.  Raises NotFound."""
-        answer = self._unary(
-            f"{OPERATIONS}/CancelOperation",
-            lambda: operation_pb2.CancelOperationRequest(id=id),
-            operation_pb2.CancelOperationResponse,
-        )
-        return convert.operation_of(answer.operation)
-
-    def watch_operation(self, *, id: str, cancel_when_abandoned: bool = False) -> Iterator[api.Operation]:
-        """The operation as it moves on, to its end.
-
-        Args:
-            cancel_when_abandoned: cancel it when this stream is not read to its end.
-        """
-        answers = self._stream(
-            f"{OPERATIONS}/WatchOperation",
-            lambda: operation_pb2.WatchOperationRequest(id=id, cancel_when_abandoned=cancel_when_abandoned),
-            operation_pb2.WatchOperationResponse,
-        )
-        for answer in answers:
-            yield convert.operation_of(answer.operation)
-
-
-def _failure(error: api.OperationError) -> errors.SnapfsError:
-    """Why an operation failed; of a kind that we do not know, the nearest that we do."""
-    known = {str(kind): cls for kind, cls in errors.by_kind().items()}
-    return known.get(error.kind, errors.IOFailure)(error.message, hint=error.hint)

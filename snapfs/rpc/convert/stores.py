@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from snapfs import api
+from snapfs.rpc.convert.space import import_report_of, import_report_to, optimize_report_of, optimize_report_to
 from snapfs.rpc.convert.trees import snapshot_of, snapshot_to
 from snapfs.rpc.convert.values import (
     EVENT_KINDS,
@@ -151,6 +152,8 @@ def operation_to(record: api.Operation) -> operation_pb2.Operation:
         else None,
         check=report_to(record.check) if record.check else None,
         verify=verify_report_to(record.verify) if record.verify else None,
+        optimize=optimize_report_to(record.optimize) if record.optimize else None,
+        imported=import_report_to(record.imported) if record.imported else None,
     )
 
 
@@ -169,6 +172,8 @@ def operation_of(message: operation_pb2.Operation) -> api.Operation:
         else None,
         check=report_of(message.check) if message.HasField("check") else None,
         verify=verify_report_of(message.verify) if message.HasField("verify") else None,
+        optimize=optimize_report_of(message.optimize) if message.HasField("optimize") else None,
+        imported=import_report_of(message.imported) if message.HasField("imported") else None,
     )
 
 

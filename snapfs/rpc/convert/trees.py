@@ -13,6 +13,9 @@ from snapfs.rpc.convert.values import (
     optional_time_to,
     path_of,
     path_to,
+    quota_kind_of,
+    quota_kind_to,
+    text,
     time_of,
     time_to,
 )
@@ -29,6 +32,10 @@ def volume_to(record: api.Volume) -> volume_pb2.Volume:
         parent=record.parent,
         quota_bytes=record.quota_bytes,
         used_bytes=record.used_bytes,
+        quota_kind=quota_kind_to(record.quota_kind),
+        compression=record.compression,
+        policy=policy_to(record.policy) if record.policy else None,
+        origin=record.origin,
     )
 
 
@@ -40,6 +47,40 @@ def volume_of(message: volume_pb2.Volume) -> api.Volume:
         parent=message.parent,
         quota_bytes=message.quota_bytes,
         used_bytes=message.used_bytes,
+        quota_kind=quota_kind_of(message.quota_kind),
+        compression=message.compression,
+        policy=policy_of(message.policy) if message.HasField("policy") else None,
+        origin=message.origin,
+    )
+
+
+def policy_to(record: api.RetentionPolicy) -> volume_pb2.RetentionPolicy:
+    return volume_pb2.RetentionPolicy(
+        last=record.last,
+        hourly=record.hourly,
+        daily=record.daily,
+        weekly=record.weekly,
+        monthly=record.monthly,
+        yearly=record.yearly,
+        within_seconds=record.within_seconds,
+        reachable=record.reachable,
+        repositories=[text(one) for one in record.repositories],
+        distinct=record.distinct,
+    )
+
+
+def policy_of(message: volume_pb2.RetentionPolicy) -> api.RetentionPolicy:
+    return api.RetentionPolicy(
+        last=message.last,
+        hourly=message.hourly,
+        daily=message.daily,
+        weekly=message.weekly,
+        monthly=message.monthly,
+        yearly=message.yearly,
+        within_seconds=message.within_seconds,
+        reachable=message.reachable,
+        repositories=list(message.repositories),
+        distinct=message.distinct,
     )
 
 
@@ -109,6 +150,8 @@ def snapshot_to(record: api.Snapshot) -> snapshot_pb2.Snapshot:
         created=record.created,
         tags=record.tags,
         seal=record.seal,
+        holds=record.holds,
+        lock_time=optional_time_to(record.locked_until_ns),
     )
 
 
@@ -125,6 +168,8 @@ def snapshot_of(message: snapshot_pb2.Snapshot) -> api.Snapshot:
         created=message.created,
         tags=list(message.tags),
         seal=message.seal,
+        holds=list(message.holds),
+        locked_until_ns=time_of(message.lock_time),
     )
 
 

@@ -53,12 +53,19 @@ EVENT_KINDS: Final = {
     api.EventKind.WARNING: event_pb2.EVENT_KIND_WARNING,
     api.EventKind.DAMAGE_FOUND: event_pb2.EVENT_KIND_DAMAGE_FOUND,
     api.EventKind.VOLUME_UPDATED: event_pb2.EVENT_KIND_VOLUME_UPDATED,
+    api.EventKind.SNAPSHOT_UPDATED: event_pb2.EVENT_KIND_SNAPSHOT_UPDATED,
+    api.EventKind.SNAPSHOT_RESTORED: event_pb2.EVENT_KIND_SNAPSHOT_RESTORED,
+    api.EventKind.VOLUME_RESTORED: event_pb2.EVENT_KIND_VOLUME_RESTORED,
 }
 OPERATION_STATES: Final = {
     api.OperationState.RUNNING: operation_pb2.OPERATION_STATE_RUNNING,
     api.OperationState.SUCCEEDED: operation_pb2.OPERATION_STATE_SUCCEEDED,
     api.OperationState.FAILED: operation_pb2.OPERATION_STATE_FAILED,
     api.OperationState.CANCELLED: operation_pb2.OPERATION_STATE_CANCELLED,
+}
+QUOTA_KINDS: Final = {
+    api.QuotaKind.LOGICAL: volume_pb2.QUOTA_KIND_LOGICAL,
+    api.QuotaKind.EXCLUSIVE: volume_pb2.QUOTA_KIND_EXCLUSIVE,
 }
 SCRUB_STATES: Final = {
     api.ScrubState.NEVER: store_pb2.SCRUB_STATE_NEVER,
@@ -85,6 +92,7 @@ EVENT_KINDS_OF: Final = _inverted(EVENT_KINDS)
 OPERATION_STATES_OF: Final = _inverted(OPERATION_STATES)
 SCRUB_STATES_OF: Final = _inverted(SCRUB_STATES)
 ROLES_OF: Final = _inverted(ROLES)
+QUOTA_KINDS_OF: Final = {int(volume_pb2.QUOTA_KIND_UNSPECIFIED): api.QuotaKind.LOGICAL, **_inverted(QUOTA_KINDS)}
 
 
 def known(table: Mapping[int, R], value: int, what: str) -> R:
@@ -177,3 +185,12 @@ def operation_state_of(value: int) -> api.OperationState:
 
 def scrub_state_of(value: int) -> api.ScrubState:
     return known(SCRUB_STATES_OF, value, "state of a scrub")
+
+
+def quota_kind_to(kind: api.QuotaKind) -> volume_pb2.QuotaKind:
+    return QUOTA_KINDS[kind]
+
+
+def quota_kind_of(value: int) -> api.QuotaKind:
+    """Unspecified: logical."""
+    return known(QUOTA_KINDS_OF, value, "kind of quota")

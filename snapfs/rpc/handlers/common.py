@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final, TypeVar
 
@@ -19,6 +19,7 @@ from snapfs.volume.once import Once
 from snapfs.volume.paging import page_items
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 REQUEST_ID_BYTES_MAX: Final = 128
 
@@ -30,6 +31,9 @@ BATCH_BYTES: Final = 32 * 1024
 
 FIRST_BATCH_BYTES: Final = 1024
 """The first message comes early: somebody looks at it."""
+
+PART_ITEMS_MAX: Final = 1000
+"""Of what is known at once and told in a stream, in one message."""
 
 BATCH_SECONDS_MAX: Final = 0.25
 """Nor does a change wait longer than this for others, when they come slowly."""
@@ -96,3 +100,9 @@ async def batches(changes: AsyncIterator[api.Change]) -> AsyncGenerator[list[sna
                 batch, size, limit, last = [], 0, BATCH_BYTES, time.monotonic()
     if batch:
         yield batch
+
+
+def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in lists that each fit into a message; one at least, which may be empty."""
+    for start in range(0, max(len(items), 1), PART_ITEMS_MAX):
+        yield items[start : start + PART_ITEMS_MAX]

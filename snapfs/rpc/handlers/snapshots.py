@@ -84,7 +84,9 @@ class SnapshotHandlers:
     async def delete_snapshot(
         self, request: snapshot_pb2.DeleteSnapshotRequest, call: Call
     ) -> snapshot_pb2.DeleteSnapshotResponse:
-        await self._service.delete_snapshot(volume=request.volume, snapshot=request.snapshot)
+        await self._service.delete_snapshot(
+            volume=request.volume, snapshot=request.snapshot, purge=request.purge
+        )
         return snapshot_pb2.DeleteSnapshotResponse()
 
     async def tag_snapshot(

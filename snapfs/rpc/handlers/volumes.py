@@ -51,13 +51,18 @@ class VolumeHandlers:
         self, request: volume_pb2.UpdateVolumeRequest, call: Call
     ) -> volume_pb2.UpdateVolumeResponse:
         quota_bytes = request.quota_bytes if request.HasField("quota_bytes") else None
-        changed = await self._service.update_volume(name=request.name, quota_bytes=quota_bytes)
+        changed = await self._service.update_volume(
+            name=request.name,
+            quota_bytes=quota_bytes,
+            quota_kind=convert.quota_kind_of(request.quota_kind) if request.quota_kind else None,
+            compression=request.compression or None,
+        )
         return volume_pb2.UpdateVolumeResponse(volume=convert.volume_to(changed))
 
     async def delete_volume(
         self, request: volume_pb2.DeleteVolumeRequest, call: Call
     ) -> volume_pb2.DeleteVolumeResponse:
-        await self._service.delete_volume(name=request.name, force=request.force)
+        await self._service.delete_volume(name=request.name, force=request.force, purge=request.purge)
         return volume_pb2.DeleteVolumeResponse()
 
     async def clone(self, request: volume_pb2.CloneRequest, call: Call) -> volume_pb2.CloneResponse:

@@ -17,7 +17,7 @@ import msgspec
 
 from snapfs.api import Finding
 from snapfs.errors import Corrupt, SnapfsError
-from snapfs.format import keys, records, seals
+from snapfs.format import accounts, keys, records, seals
 from snapfs.format.records import HASH_BYTES, Inode, SnapshotRecord, VolumeRecord
 from snapfs.store import walk
 from snapfs.store.disk import Disk
@@ -77,10 +77,11 @@ Bad = Callable[[str, bytes, str], None]
 """Is told of a bad record: (table, key, what is wrong)."""
 
 
-def values(source: Reading, table: str, bad: Bad) -> Iterator[tuple[bytes, bytes]]:
-    """(key, payload) of the table's sound values, in order; ``bad`` is told of the others."""
+def values(source: Reading, table: str, bad: Bad, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """(key, payload) of the table's sound values, in order, of keys greater than ``after``; ``bad`` is told of the
+    others."""
     try:
-        for key, value in walk.values(source, table):
+        for key, value in walk.values(source, table, after):
             try:
                 payload = records.unseal(key, value)
             except SnapfsError as error:
@@ -91,9 +92,11 @@ def values(source: Reading, table: str, bad: Bad) -> Iterator[tuple[bytes, bytes
         bad(table, b"", error.message)
 
 
-def decoded(source: Reading, table: str, bad: Bad, decode: Callable[[bytes, bytes], T]) -> Iterator[tuple[bytes, T]]:
-    """(key, ``decode(key, payload)``) of the table's sound records."""
-    for key, payload in values(source, table, bad):
+def decoded(
+    source: Reading, table: str, bad: Bad, decode: Callable[[bytes, bytes], T], after: bytes = b""
+) -> Iterator[tuple[bytes, T]]:
+    """(key, ``decode(key, payload)``) of the table's sound records, of keys greater than ``after``."""
+    for key, payload in values(source, table, bad, after):
         try:
             yield key, decode(key, payload)
         except MALFORMED as error:
@@ -183,6 +186,28 @@ def _dedup(key: bytes, payload: bytes) -> int:
     return _number(key, payload)
 
 
+def _unaccounted(key: bytes, payload: bytes) -> bytes:
+    subject = key[keys.EPOCH_BYTES :]
+    _wanted(len(subject) == keys.HEAD_BYTES + 12 and keys.split(subject)[1] == keys.EXTENT, "it names no extents")
+    return key
+
+
+def _account_id(key: bytes, payload: bytes) -> int:
+    _wanted(len(key) == accounts.ID_BYTES, "its key is no digest")
+    return _number(key, payload)
+
+
+def _alias(key: bytes, payload: bytes) -> tuple[Epoch, Epoch]:
+    epoch, successor = Epoch(keys.from_u64(key)), accounts.decode_alias(payload)
+    _wanted(len(key) == 8 and (successor == accounts.NOWHERE or successor > epoch), "it leads back")
+    return epoch, successor
+
+
+def _place(key: bytes, payload: bytes) -> int:
+    _wanted(len(key) == 16, "its key has another length")
+    return _number(key, payload)
+
+
 DECODERS: Final[dict[str, Callable[[bytes, bytes], Any]]] = {
     "epochs": lambda key, payload: (keys.from_u64(key), *records.decode_epoch(payload)),
     "volumes": lambda key, payload: records.decode_volume(payload),
@@ -202,6 +227,13 @@ DECODERS: Final[dict[str, Callable[[bytes, bytes], Any]]] = {
     "requests_by_time": _keyed(40),
     "seals": lambda key, payload: seals.decode_record(payload),
     "unsealed": _keyed(8),
+    "places": _place,
+    "emptied": _keyed(16),
+    "accounts": lambda key, payload: accounts.decode_account(payload),
+    "account_ids": _account_id,
+    "aliases": _alias,
+    "unaccounted": _unaccounted,
+    "trash": _keyed(16),
 }
 """Of all tables but ``tree``, ``changes`` and ``meta``."""
 
@@ -227,11 +259,15 @@ class Shape:
         self.parent: dict[Epoch, Epoch] = {}
         self.volume_of: dict[Epoch, VolumeId] = {}
         self.dying: set[Epoch] = set()
+        """Those that are shared, too."""
+        self.shared: set[Epoch] = set()
         for _, (epoch, parent, volume, state) in decoded(source, "epochs", bad, DECODERS["epochs"]):
             self.parent[epoch] = parent
             self.volume_of[epoch] = volume
-            if state == records.DYING:
+            if state != records.LIVE:
                 self.dying.add(epoch)
+            if state == records.SHARED:
+                self.shared.add(epoch)
         self.volumes: dict[VolumeId, VolumeRecord] = {}
         for key, volume in decoded(source, "volumes", bad, DECODERS["volumes"]):
             if keys.u64(volume.id) == key:

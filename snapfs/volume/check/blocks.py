@@ -17,6 +17,7 @@ from snapfs.store.blocks import unpack
 from snapfs.store.index import Reading
 from snapfs.store.space import Space
 from snapfs.types import BLOCK_BYTES_MAX, BlockId, SegmentId
+from snapfs.volume.check.accounts import AccountChecks
 from snapfs.volume.check.base import DECODERS, Findings, Place, decoded, sound
 from snapfs.volume.check.tables import agrees, counter
 from snapfs.volume.check.tree import Counts
@@ -68,12 +69,15 @@ def segment_file(place: Place) -> Iterator[SegmentFile]:
 class BlockChecks:
     """Checks of the block tables and of the segments.  Progress: ``done`` of ``total`` blocks."""
 
-    def __init__(self, source: Reading, place: Place, findings: Findings, counts: Counts) -> None:
+    def __init__(
+        self, source: Reading, place: Place, findings: Findings, counts: Counts, accounts: AccountChecks
+    ) -> None:
         self._source = source
         self._place = place
         self._findings = findings
         self._found = findings.add
         self._counts = counts
+        self._accounts = accounts
         self.done = 0
         self.data_read_bytes = 0
         self.damaged: dict[BlockId, str] = {}
@@ -95,7 +99,9 @@ class BlockChecks:
                 block = BlockId(keys.from_u64(key))
                 self.done += 1
                 self._references(block, entry, block in freed)
+                self._accounts.block(block, entry)
                 if not entry.lost:
+                    self._place_of(block, entry)
                     size = fmt.record_bytes(entry.stored_bytes)
                     live[entry.segment] += size
                     ends[entry.segment] = max(ends[entry.segment], entry.offset + size)
@@ -113,6 +119,8 @@ class BlockChecks:
                     self._damage(block, "is not in the index")
             yield from self._segments(file, live, ends)
         self._space(space, block_max)
+        yield from self._accounts.finish()
+        yield from self._places()
         yield from self._dedup()
 
     def _damage(self, block: BlockId, why: str) -> None:
@@ -127,6 +135,27 @@ class BlockChecks:
             self._found("leak", f"block {block} has no references and does not wait to be reclaimed")
         if entry.refs and freed:
             self._found("freed", f"block {block} is referenced but waits to be reclaimed")
+
+    def _place_of(self, block: BlockId, entry: Block) -> None:
+        if sound(self._source, "places", place_key(entry), keys.from_u64) != block:
+            self._found("place", f"block {block} is not found by its place")
+
+    def _places(self) -> Iterator[None]:
+        """No place leads elsewhere; segments that were emptied are there."""
+        for number, (key, block) in enumerate(
+            decoded(self._source, "places", self._findings.record, DECODERS["places"])
+        ):
+            found = sound(self._source, "blocks", keys.u64(block), records.decode_block)
+            if found is None or found.lost or place_key(found) != key:
+                self._found("place", f"the place of block {block} leads to no block that is there")
+            if number % _DEDUP_TURN == 0:
+                yield
+        seen: set[int] = set()
+        for key, _ in decoded(self._source, "emptied", self._findings.record, DECODERS["emptied"]):
+            segment = keys.from_u64(key, 8)
+            if sound(self._source, "segments", keys.u64(segment), bool) is None or segment in seen:
+                self._found("emptied", f"segment {segment} counts as emptied, and is not there, or twice")
+            seen.add(segment)
 
     def _bytes(self, file: SegmentFile, block: BlockId, entry: Block, seal: SealRecord | None) -> None:
         """Header, body and padding of a record."""
@@ -193,6 +222,11 @@ class BlockChecks:
 _ENTRY_COST_BYTES: Final = 32 * 1024
 """What looking at one block costs besides reading it, as bytes read."""
 _DEDUP_TURN: Final = 200
+
+
+def place_key(entry: Block) -> bytes:
+    """In table ``places``."""
+    return keys.u64(entry.segment) + keys.u64(entry.offset)
 
 
 def header_wrong(file: SegmentFile, place: Place, entry: Block) -> str:

@@ -71,7 +71,7 @@ class Damages:
                 self._look(shown, ino)
                 yield
         for shown in reversed(views):
-            if shown.snapshot is not None:
+            if shown.snapshot is not None and not shown.snapshot.deleted_ns:
                 self._find_good(shown)
                 yield
         if self._cut:

@@ -5,7 +5,8 @@ record ends nothing: the check goes on with the next.
 
 Checked: every value's checksum and form; epochs, volumes, snapshots and all that finds them; logs; seals; versions and
 ``changes``; entries, parent links, link counts, directories, types, targets, extents of each head and snapshot, and
-inodes that no entry leads to; references, dedup, space; headers, bytes and padding of every live block.
+inodes that no entry leads to; references, dedup, space, accounts, places; headers, bytes and padding of every live
+block.
 At last: which files show what is damaged, and where good copies are (``damage``).
 """
 
@@ -24,6 +25,7 @@ from snapfs.store import verify
 from snapfs.store.index import EngineError, Reading, damaged
 from snapfs.store.layout import old_indexes
 from snapfs.types import SegmentId
+from snapfs.volume.check.accounts import AccountChecks
 from snapfs.volume.check.base import Findings, Place, Shape, sound
 from snapfs.volume.check.blocks import BlockChecks
 from snapfs.volume.check.damage import Damages
@@ -46,10 +48,13 @@ class Check:
         self._total = blocks_total
         self.findings = Findings()
         self._shape = Shape(source, self.findings.record)
-        limit = min(counter(source, "next_block", 1), _SPARE_NUMBERS + _NUMBERS_A_BLOCK * blocks_total)
-        self._counts = Counts(max(0, limit))
+        limit = _SPARE_NUMBERS + _NUMBERS_A_BLOCK * blocks_total
+        blocks_max = max(0, min(counter(source, "next_block", 1), limit))
+        self._counts = Counts(blocks_max)
+        accounts_max = max(0, min(counter(source, "next_account", 1), limit))
+        self._accounts = AccountChecks(source, self._shape, self.findings, blocks_max, accounts_max)
         self._trees = Trees(source, self.findings, place.seed)
-        self._blocks = BlockChecks(source, place, self.findings, self._counts)
+        self._blocks = BlockChecks(source, place, self.findings, self._counts, self._accounts)
         self._damage: list[Damage] = []
         self._look_for_leftovers = leftovers
         self.reads_blocks = False
@@ -76,7 +81,9 @@ class Check:
         self._own()
         tables = Tables(self._source, self._shape, self.findings)
         versions = Versions(self._source, self._shape, self.findings, self._counts)
-        for step in (tables.run(), versions.run(), *map(self._trees.run, self._shape.views())):
+        for step in (
+            tables.run(), versions.run(), self._accounts.walk(), *map(self._trees.run, self._shape.views())
+        ):  # fmt: skip
             for _ in step:
                 yield self._progress()
         if counter(self._source, "next_ino", 1) <= versions.ino_max:

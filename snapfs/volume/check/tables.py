@@ -15,7 +15,7 @@ from snapfs.store.index import Reading
 from snapfs.types import BlockId, Epoch, VolumeId
 from snapfs.versions.epochs import ROOT
 from snapfs.volume.check.base import DECODERS, Findings, Shape, decoded, sound
-from snapfs.volume.references import created_key
+from snapfs.volume.references import created_key, trash_key
 
 
 class Tables:
@@ -33,7 +33,7 @@ class Tables:
 
     def run(self) -> Iterator[None]:
         for step in (
-            self._epochs(), self._volumes(), self._snapshots(), self._labels(), self._orders(),
+            self._epochs(), self._volumes(), self._snapshots(), self._labels(), self._orders(), self._trash(),
             self._logs(), self._queues(), self._seals(), self._counters(),
         ):  # fmt: skip
             yield from step
@@ -57,7 +57,7 @@ class Tables:
         shape = self._shape
         names: Counter[str] = Counter()
         for volume in shape.volumes.values():
-            names[volume.name] += 1
+            names[volume.name] += not volume.deleted_ns
             if volume.head not in shape.parent:
                 self._found("volume-head", f"volume {volume.name} has the head {volume.head}, which is not there")
             elif shape.volume_of[volume.head] != volume.id or volume.head in shape.snapshots:
@@ -75,6 +75,8 @@ class Tables:
                 self._found("snapshot-epoch", f"snapshot {label} names epoch {record.epoch}, which is not there")
             if record.volume not in shape.volumes:
                 self._found("snapshot-volume", f"snapshot {label} is of volume {record.volume}, which is not there")
+            if record.deleted_ns:
+                continue
             name = keys.u64(record.volume) + record.name.encode(errors="surrogatepass")
             if sound(source, "names", name, keys.from_u64) != record.epoch:
                 self._found("snapshot-name", f"snapshot {label} is not found by its name")
@@ -92,12 +94,12 @@ class Tables:
         snapshots = self._shape.snapshots
         for key, (name, epoch) in decoded(self._source, "names", self._findings.record, DECODERS["names"]):
             record = snapshots.get(Epoch(epoch))
-            if record is None or (record.volume, record.name) != (keys.from_u64(key), name):
+            if record is None or record.deleted_ns or (record.volume, record.name) != (keys.from_u64(key), name):
                 self._found("snapshot-name", f"name {name!r} leads to no snapshot that has it")
             yield
         for key, (tag, epoch) in decoded(self._source, "tags", self._findings.record, DECODERS["tags"]):
             record = snapshots.get(Epoch(epoch))
-            if record is None or record.volume != keys.from_u64(key) or tag not in record.tags:
+            if record is None or record.deleted_ns or record.volume != keys.from_u64(key) or tag not in record.tags:
                 self._found("tag", f"tag {tag!r} leads to no snapshot that has it")
             if sound(self._source, "names", key, bool) is not None:
                 self._found("tag", f"tag {tag!r} is also a snapshot's name")
@@ -108,15 +110,25 @@ class Tables:
         snapshots = self._shape.snapshots
         for key, _ in decoded(self._source, "created", self._findings.record, DECODERS["created"]):
             record = snapshots.get(Epoch(keys.from_u64(key, 16)))
-            if record is None or created_key(record) != key:
+            if record is None or record.deleted_ns or created_key(record) != key:
                 self._found("snapshot-order", f"time {keys.from_u64(key, 8)} leads to no snapshot that was made then")
             yield
         for key, _ in decoded(self._source, "commits", self._findings.record, DECODERS["commits"]):
             record = snapshots.get(Epoch(keys.from_u64(key, len(key) - 8)))
-            if record is None or not record.git or commit_key(record) != key:
+            if record is None or record.deleted_ns or not record.git or commit_key(record) != key:
                 commit = key[8:-9].decode(errors="replace")
                 self._found("snapshot-commit", f"commit {commit} leads to no snapshot of it")
             yield
+
+    def _trash(self) -> Iterator[None]:
+        """What was deleted is found by when; nothing else is."""
+        wanted = trash_keys(self._shape)
+        found = {key for key, _ in decoded(self._source, "trash", self._findings.record, DECODERS["trash"])}
+        for key in sorted(wanted.keys() - found):
+            self._found("trash", f"{wanted[key]} was deleted, and is not found in the trash")
+        for key in sorted(found - wanted.keys()):
+            self._found("trash", f"the trash has number {keys.from_u64(key, 8)}, which was not deleted then")
+        yield
 
     def _logs(self) -> Iterator[None]:
         source, bad = self._source, self._findings.record
@@ -188,7 +200,7 @@ class Tables:
         yield
 
 
-COUNTERS = ("next_ino", "next_epoch", "next_block", "next_seal", *space.COUNTERS)
+COUNTERS = ("next_ino", "next_epoch", "next_block", "next_seal", "next_account", *space.COUNTERS)
 
 
 def counter(source: Reading, name: str, missing: int) -> int:
@@ -198,6 +210,20 @@ def counter(source: Reading, name: str, missing: int) -> int:
     except Corrupt:
         return -1
     return missing if payload is None else int.from_bytes(payload, "little")
+
+
+def trash_keys(shape: Shape) -> dict[bytes, str]:
+    """What table ``trash`` must have, and for what."""
+    volumes = {
+        trash_key(volume.deleted_ns, volume.id): f"volume {volume.name}"
+        for volume in shape.volumes.values()
+        if volume.deleted_ns
+    }
+    return volumes | {
+        trash_key(record.deleted_ns, record.epoch): f"snapshot {shape.label(record)}"
+        for record in shape.snapshots.values()
+        if record.deleted_ns
+    }
 
 
 def commit_key(record: SnapshotRecord) -> bytes:

@@ -47,6 +47,12 @@ class Counts:
         else:
             self.others[block] += count
 
+    def put(self, block: int, number: int) -> None:
+        if block < len(self._of):
+            self._of[block] = number
+        else:
+            self.others[block] = number
+
     def __getitem__(self, block: int) -> int:
         return self._of[block] if block < len(self._of) else self.others[block]
 

@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from snapfs.api import Finding
 from snapfs.format import keys, records
 from snapfs.format import segments as fmt
 from snapfs.format.records import Block, Inode, SnapshotRecord, VolumeRecord
+from snapfs.format.seals import VolumeFacts
 from snapfs.store.index import Index
 from snapfs.types import BLOCK_BYTES_MAX, BlockId, Epoch, Ino
 from snapfs.versions.epochs import Chain, Path, View
@@ -170,3 +171,14 @@ def unreadable(inode: Inode, fork: int, size: int, block: BlockId) -> tuple[Inod
 
 def replaced(inode: Inode, **changes: int) -> Inode:
     return msgspec.structs.replace(inode, **changes)
+
+
+def told_of(facts: VolumeFacts | None) -> dict[str, Any]:
+    """Fields of a volume's record besides its name and age that seals tell of."""
+    if facts is None:
+        return {}
+    told = msgspec.structs.asdict(facts)
+    return {field: told[field] for field in _TOLD}
+
+
+_TOLD: Final = ("quota_bytes", "quota_kind", "compression", "policy", "origin", "deleted_ns")

@@ -14,7 +14,7 @@ from snapfs.format.segments import SEAL_PART, SEAL_ROOT
 from snapfs.types import BlockId, Epoch
 from snapfs.versions.epochs import ROOT
 from snapfs.volume.check.base import DECODERS, decoded, sound, values
-from snapfs.volume.check.tables import commit_key
+from snapfs.volume.check.tables import commit_key, trash_keys
 from snapfs.volume.events import EVENTS_MAX
 from snapfs.volume.references import created_key
 from snapfs.volume.repair.base import Bench, quiet
@@ -44,18 +44,20 @@ def repair_changes(bench: Bench) -> None:
 
 
 def repair_labels(bench: Bench) -> None:
-    """Each snapshot is found by its name, its time, its commit and its tags; nothing else is found."""
+    """Each snapshot is found by its name, its time, its commit and its tags, one in the trash by when it was deleted;
+    nothing else is found."""
     _unique_names(bench)
     names: dict[bytes, bytes] = {}
     tags: dict[bytes, bytes] = {}
     created: dict[bytes, bytes] = {}
     commits: dict[bytes, bytes] = {}
-    for record in sorted(bench.shape.snapshots.values(), key=lambda record: record.epoch):
+    living = [record for record in bench.shape.snapshots.values() if not record.deleted_ns]
+    for record in sorted(living, key=lambda record: record.epoch):
         names[_label(record, record.name)] = keys.u64(record.epoch)
         created[created_key(record)] = records.PRESENT
         if record.git:
             commits[commit_key(record)] = records.PRESENT
-    for record in list(bench.shape.snapshots.values()):
+    for record in living:
         kept = [tag for tag in record.tags if _label(record, tag) not in names and _label(record, tag) not in tags]
         tags |= {_label(record, tag): keys.u64(record.epoch) for tag in kept}
         if kept != record.tags:
@@ -64,6 +66,7 @@ def repair_labels(bench: Bench) -> None:
     for table, wanted, what in (
         ("names", names, "snapshot-name"), ("tags", tags, "tag"),
         ("created", created, "snapshot-order"), ("commits", commits, "snapshot-commit"),
+        ("trash", dict.fromkeys(trash_keys(bench.shape), records.PRESENT), "trash"),
     ):  # fmt: skip
         _make_table(bench, table, wanted, what)
 
@@ -75,6 +78,8 @@ def _label(record: SnapshotRecord, label: str) -> bytes:
 def _unique_names(bench: Bench) -> None:
     taken: set[bytes] = set()
     for record in sorted(bench.shape.snapshots.values(), key=lambda record: record.epoch):
+        if record.deleted_ns:
+            continue
         if _label(record, record.name) in taken:
             name = f"{record.name}.recovered-{record.epoch}"
             bench.act("snapshot-name", f"a second snapshot {bench.shape.label(record)} is called {name}")

@@ -28,8 +28,11 @@ from snapfs.types import BlockId, Epoch, Ino, SegmentId, VolumeId
 from snapfs.versions.epochs import ROOT, Chain, View
 from snapfs.versions.epochs import Path as EpochPath
 from snapfs.versions.keyspace import Snapshotted
+from snapfs.volume.check.blocks import place_key
 from snapfs.volume.events import EventLog
-from snapfs.volume.references import created_key
+from snapfs.volume.references import created_key, trash_key
+from snapfs.volume.repair.accounts import recount
+from snapfs.volume.repair.base import told_of
 from snapfs.volume.repair.old import Old
 from snapfs.volume.repair.sealed import Lost, Scan, Seal
 
@@ -199,6 +202,10 @@ class Builder:
         ):  # fmt: skip
             self.put("meta", name, value.to_bytes(8, "little"))
         blocks, forgotten_bytes = self._settle()
+        parents = {
+            Epoch(keys.from_u64(key)): records.decode_epoch(payload)[0] for key, payload in items(self.index, "epochs")
+        }
+        recount(self.index, parents, lambda: self.index.commit() if self.index.puts > COMMIT_PUTS_MAX else None)
         planned = self.plan()
         EventLog(self.index).append(
             EventKind.WARNING,
@@ -253,12 +260,14 @@ class Builder:
         taken: set[tuple[VolumeId, str]] = set()
         found: dict[Epoch, SnapshotRecord] = {}
         by_age = sorted(self._scan.seals.values(), key=lambda seal: -seal.root.sequence)
-        names = {
-            (seal.body.record.volume, seal.body.record.name) for seal in by_age if seal.body.record is not None
-        }  # fmt: skip
+        living = [seal.body.record for seal in by_age if seal.body.record and not seal.body.record.deleted_ns]
+        names = {(record.volume, record.name) for record in living}
         for seal in by_age:
             record = seal.body.record
             if record is None:
+                continue
+            if record.deleted_ns:
+                found[record.epoch] = record
                 continue
             name = free_name(record.name, record.epoch, lambda name, of=record.volume: (of, name) in taken)  # type: ignore[misc]
             taken.add((record.volume, name))
@@ -272,14 +281,17 @@ class Builder:
     def add_snapshot(self, record: SnapshotRecord) -> None:
         volume, epoch = keys.u64(record.volume), keys.u64(record.epoch)
         self.put("snapshots", epoch, records.encode_json(record))
+        if record.epoch in self.changed:
+            self.put("unsealed", epoch, records.PRESENT)
+        if record.deleted_ns:
+            self.put("trash", trash_key(record.deleted_ns, record.epoch), records.PRESENT)
+            return
         self.put("names", volume + record.name.encode(), epoch)
         self.put("created", created_key(record), records.PRESENT)
         for tag in record.tags:
             self.put("tags", volume + tag.encode(), epoch)
         if record.git:
             self.put("commits", volume + record.git.commit.encode() + b"\0" + epoch, records.PRESENT)
-        if record.epoch in self.changed:
-            self.put("unsealed", epoch, records.PRESENT)
 
     # -- volumes
 
@@ -294,14 +306,18 @@ class Builder:
                 continue
             if facts is None:
                 facts = VolumeFacts(id=record.volume, name=f"recovered-{record.volume}", created_ns=record.created_ns)
-            name = salvaged.get(record.volume) or free_name(facts.name, record.volume, taken.__contains__)
-            taken.add(name)
-            found[record.volume] = msgspec.structs.replace(facts, name=name)
+            found[record.volume] = facts
+        for number, facts in found.items():
+            if not facts.deleted_ns:
+                name = salvaged.get(number) or free_name(facts.name, number, taken.__contains__)
+                taken.add(name)
+                found[number] = msgspec.structs.replace(facts, name=name)
         return found
 
     def _heads(self) -> dict[VolumeId, SnapshotRecord]:
-        """Of each volume the newest snapshot."""
-        return {record.volume: record for record in self._records().values()}
+        """Of each volume the newest snapshot; one in the trash only if it has no other."""
+        found = sorted(self._records().values(), key=lambda record: (not record.deleted_ns, record.epoch))
+        return {record.volume: record for record in found}
 
     def _volume(self, number: VolumeId, facts: VolumeFacts, base: SnapshotRecord | None, head: Epoch) -> None:
         if base is None:
@@ -309,9 +325,14 @@ class Builder:
         self.put("epochs", keys.u64(head), records.encode_epoch(base.epoch, number, records.LIVE))
         record = VolumeRecord(
             id=number, name=facts.name, root=base.root, head=head, created_ns=facts.created_ns,
-            quota_bytes=facts.quota_bytes, used_bytes=base.used_bytes - self._let_go(number, base, head),
+            used_bytes=base.used_bytes - self._let_go(number, base, head), **told_of(facts),
         )  # fmt: skip
-        self.put("volumes", keys.u64(number), records.encode_json(record))
+        self.put_volume(record)
+
+    def put_volume(self, record: VolumeRecord) -> None:
+        self.put("volumes", keys.u64(record.id), records.encode_json(record))
+        if record.deleted_ns:
+            self.put("trash", trash_key(record.deleted_ns, record.id), records.PRESENT)
 
     def _let_go(self, number: VolumeId, base: SnapshotRecord, head: Epoch) -> int:
         """The head has no files that were unlinked and still open; returns the bytes that they held."""
@@ -331,7 +352,10 @@ class Builder:
 
     def plan(self) -> Plan:
         facts, heads = self._facts(), self._heads()
-        volumes = {number: facts[number].name for number in facts}
+        volumes = {
+            number: f"{told.name} (in the trash, {number})" if told.deleted_ns else told.name
+            for number, told in facts.items()
+        }
         old = self.old
         heads = {number: record for number, record in heads.items() if old is None or number not in old.salvaged()}
         back = {line.epoch for line in old.whole} if old else set()
@@ -372,6 +396,7 @@ class Builder:
                 if not entry.lost:
                     live[entry.segment] += size
                     space.count(entry)
+                    self.put("places", place_key(entry), key)
                 blocks += 1
             self.pause()
         for segment, live_bytes in live.items():

@@ -21,6 +21,7 @@ from snapfs.store.pages import DamagedIndex
 from snapfs.types import INO_BITS, VIEW_BITS, Epoch, Ino, VolumeId
 from snapfs.versions.epochs import ROOT
 from snapfs.volume.check.base import DECODERS, MALFORMED
+from snapfs.volume.repair.base import told_of
 from snapfs.volume.repair.sealed import Scan
 
 _TELLING: Final = (EventKind.SNAPSHOT_CREATED, EventKind.CHECKOUT, EventKind.VOLUME_CREATED)
@@ -136,7 +137,7 @@ class Old:
             name = facts.name if facts else names.get(number, f"recovered-{number}")
             self.volumes[number] = VolumeRecord(
                 id=number, name=name, root=Ino(0), head=head, created_ns=facts.created_ns if facts else 0,
-                quota_bytes=facts.quota_bytes if facts else 0,
+                **told_of(facts),
             )  # fmt: skip
 
     def _labels_again(self) -> None:

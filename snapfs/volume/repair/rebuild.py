@@ -45,9 +45,7 @@ _BUILDING: Final = "unfinished"
 _UUID_BYTES: Final = 16
 
 
-def plan(
-    path: Path, progress: Progress | None = None, *, disk: Disk | None = None, salvage: bool = False
-) -> Plan:
+def plan(path: Path, progress: Progress | None = None, *, disk: Disk | None = None, salvage: bool = False) -> Plan:
     """Read the segments and say what a rebuild would make; changes nothing.
 
     Args:
@@ -83,9 +81,7 @@ def _salvaging(path: Path, builder: Builder, scan: Scan, *, wanted: bool) -> Ite
         old.close()
 
 
-def rebuild(
-    path: Path, progress: Progress | None = None, *, disk: Disk | None = None, salvage: bool = False
-) -> Report:
+def rebuild(path: Path, progress: Progress | None = None, *, disk: Disk | None = None, salvage: bool = False) -> Report:
     """Make a new index of the store's segments and put it in the old one's place.
 
     Args:
@@ -194,9 +190,12 @@ def _swap(path: Path, disk: Disk) -> str:
         disk.rename("rebuild.publish", beside, place)
         disk.sync_directory("rebuild.directory", path)
         return ""
-    disk.exchange("rebuild.publish", beside, place)
-    disk.sync_directory("rebuild.directory", path)
     kept = _kept_name(path)
-    disk.rename("rebuild.keep", beside, kept)
+    steps = [("rebuild.keep", beside, kept)]
+    if not disk.exchange("rebuild.publish", beside, place):  # a crash in between leaves none: it is rebuilt again
+        steps = [("rebuild.keep", place, kept), ("rebuild.publish", beside, place)]
     disk.sync_directory("rebuild.directory", path)
+    for what, name, new in steps:
+        disk.rename(what, name, new)
+        disk.sync_directory("rebuild.directory", path)
     return kept.name

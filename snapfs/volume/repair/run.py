@@ -32,6 +32,7 @@ from snapfs.volume.core import now_ns
 from snapfs.volume.repair import blocks as repair_blocks
 from snapfs.volume.repair import derived as repair_derived
 from snapfs.volume.repair import rebuild
+from snapfs.volume.repair.accounts import repair_accounts, repair_places
 from snapfs.volume.repair.base import Bench, NeedsRebuild
 from snapfs.volume.repair.records import repair_records
 from snapfs.volume.repair.shape import repair_shape
@@ -50,6 +51,8 @@ STEPS: Final[tuple[tuple[str, Callable[[Bench], None]], ...]] = (
     ("logs", repair_derived.repair_logs),
     ("seals", repair_derived.repair_seals),
     ("references", lambda bench: repair_blocks.repair_counts(bench, dict(repair_derived.references(bench)))),
+    ("places", repair_places),
+    ("accounts", repair_accounts),
     ("segments", repair_blocks.repair_segments),
 )
 

@@ -77,7 +77,7 @@ class Salvage:
                 self._snapshot(msgspec.structs.replace(line.record, root=old.root(line)))
         for line in old.heads:
             record = msgspec.structs.replace(old.volumes[line.volume], name=line.name, root=old.root(line))
-            builder.put("volumes", keys.u64(line.volume), records.encode_json(record))
+            builder.put_volume(record)
         for line in old.aside:
             self._aside(line)
         self._queues(set(taken), {line.volume for line in old.heads})
@@ -177,8 +177,9 @@ class Salvage:
         def taken(label: str) -> bool:
             return any(index.get(table, volume + label.encode()) is not None for table in ("names", "tags"))
 
-        name = free_name(record.name, record.epoch, taken)
-        record = msgspec.structs.replace(record, name=name, tags=[tag for tag in record.tags if not taken(tag)])
+        if not record.deleted_ns:
+            name = free_name(record.name, record.epoch, taken)
+            record = msgspec.structs.replace(record, name=name, tags=[tag for tag in record.tags if not taken(tag)])
         self._builder.changed.add(record.epoch)
         self._builder.add_snapshot(record)
 

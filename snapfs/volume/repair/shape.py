@@ -17,7 +17,7 @@ from snapfs.types import Epoch, Ino, VolumeId
 from snapfs.versions.epochs import ROOT
 from snapfs.volume.check.base import DECODERS, MALFORMED, decoded
 from snapfs.volume.check.tables import counter
-from snapfs.volume.repair.base import Bench, NeedsRebuild, quiet
+from snapfs.volume.repair.base import Bench, NeedsRebuild, quiet, told_of
 from snapfs.volume.repair.epochs import fitting_parent
 
 
@@ -172,6 +172,8 @@ class _Shape:
                 self._volume_again(keys.u64(number))
         taken: set[str] = set()
         for record in list(bench.shape.volumes.values()):
+            if record.deleted_ns:
+                continue
             if record.name in taken:
                 name = self._free(f"{record.name}.{record.id}", taken)
                 bench.act("volume-name", f"a second volume {record.name} is called {name}")
@@ -206,14 +208,14 @@ class _Shape:
             return
         facts = [body.volume for body in map(self._body, (record.epoch for record in frozen)) if body]
         known = next((fact for fact in facts if fact and fact.id == number), None)
-        taken = {record.name for record in shape.volumes.values()}
+        taken = {record.name for record in shape.volumes.values() if not record.deleted_ns}
         name = self._free(known.name if known else f"recovered-{number}", taken)
         bench.act("volume", f"the record of volume {number} is put together again; its name is {name}")
         bench.put_volume(
             VolumeRecord(
                 id=number, name=name, root=root, head=max(heads, default=ROOT),
                 created_ns=known.created_ns if known else min((record.created_ns for record in frozen), default=0),
-                quota_bytes=known.quota_bytes if known else 0,
+                **told_of(known),
             )
         )  # fmt: skip
 

@@ -19,12 +19,14 @@ import msgspec
 
 from snapfs.api import Finding
 from snapfs.errors import SnapfsError
-from snapfs.format import keys, records
+from snapfs.format import accounts, keys, records
 from snapfs.format import segments as fmt
 from snapfs.format.seals import decode_record
 from snapfs.store.index import Reading
 from snapfs.store.walk import values
 from snapfs.types import BLOCK_BYTES_MAX, Epoch, Ino
+from snapfs.volume.accounts import unaccounted
+from snapfs.volume.references import trash_key
 
 _CLOCK_EVERY: Final = 8
 """Values between two looks at the clock."""
@@ -132,6 +134,8 @@ def _volumes(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
     record = records.decode_volume(payload)
     if record.id != keys.from_u64(key) or index.get("epochs", keys.u64(record.head)) is None:
         yield f"the head of volume {record.name!r} is not there"
+    if record.deleted_ns and index.get("trash", trash_key(record.deleted_ns, record.id)) is None:
+        yield f"volume {record.name!r} was deleted, and the trash does not have it"
 
 
 def _snapshots(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
@@ -139,6 +143,10 @@ def _snapshots(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
     epoch, volume = keys.u64(record.epoch), keys.u64(record.volume)
     if key != epoch or index.get("epochs", epoch) is None:
         yield f"snapshot {record.name!r} names epoch {record.epoch}, which is not there"
+    if record.deleted_ns:
+        if index.get("trash", trash_key(record.deleted_ns, record.epoch)) is None:
+            yield f"snapshot {record.name!r} was deleted, and the trash does not have it"
+        return
     if index.get("names", volume + record.name.encode()) != epoch:
         yield f"snapshot {record.name!r} is not found by its name"
     if index.get("created", volume + keys.u64(record.created_ns) + epoch) is None:
@@ -178,6 +186,18 @@ def _created(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
         yield f"no snapshot of epoch {keys.from_u64(key, 16)} was made at the time that is noted for it"
 
 
+def _trash(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
+    deleted_ns, number = keys.from_u64(key), key[8:]
+    record = _snapshot(index, number)
+    if record is None:
+        volume = index.get("volumes", number)
+        found = records.decode_volume(volume).deleted_ns if volume else 0
+    else:
+        found = record.deleted_ns
+    if found != deleted_ns:
+        yield f"the trash has {keys.from_u64(number)}, which is nothing that was deleted then"
+
+
 # -- blocks
 
 
@@ -188,6 +208,8 @@ def _blocks(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
         yield f"block {block} is of {entry.raw_bytes} bytes, stored in {entry.stored_bytes}, which cannot be"
     if entry.kind not in fmt.KINDS or entry.codec not in (records.CODEC_RAW, records.CODEC_ZSTD):
         yield f"block {block} is of an unknown kind"
+    if bool(entry.account) != (entry.kind == fmt.DATA and entry.refs > 0):
+        yield f"block {block} has account {entry.account} and {entry.refs} references"
 
 
 def _dedup(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
@@ -201,6 +223,36 @@ def _freed(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
     found = index.get("blocks", keys.u64(block))
     if found is None or records.decode_block(found).refs:
         yield f"block {block} waits to be reclaimed, but is referenced or not there"
+
+
+# -- accounts (those that changed since the last commit are in memory, and blocks name them already)
+
+
+def _accounts(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
+    for epoch, _ in accounts.decode_account(payload)[1]:
+        if index.get("epochs", keys.u64(epoch)) is None and index.get("aliases", keys.u64(epoch)) is None:
+            yield f"account {keys.from_u64(key)} names epoch {epoch}, which is not there"
+
+
+def _account_ids(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
+    found = index.get("accounts", payload)
+    changes = None if found is None else accounts.encode_changes(accounts.decode_account(found)[1])
+    if changes is None or accounts.account_id(changes) != key:
+        yield f"the changes {key.hex()} lead to account {keys.from_u64(payload)}, which is not that account"
+
+
+def _aliases(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
+    successor = keys.u64(accounts.decode_alias(payload))
+    if successor != keys.u64(accounts.NOWHERE) and all(
+        index.get(table, successor) is None for table in ("epochs", "aliases")
+    ):
+        yield f"epoch {keys.from_u64(key)} went to epoch {keys.from_u64(successor)}, which is not there"
+
+
+def _unaccounted(index: Reading, key: bytes, payload: bytes) -> Iterator[str]:
+    row = unaccounted.decode(key)
+    if index.get("epochs", keys.u64(row.epoch)) is None:
+        yield f"extents of inode {row.ino} are hidden by epoch {row.epoch}, which is not there"
 
 
 # -- the rest
@@ -250,9 +302,14 @@ _CHECKS: Final[dict[str, Check]] = {
     "tags": _tags,
     "commits": _commits,
     "created": _created,
+    "trash": _trash,
     "blocks": _blocks,
     "dedup": _dedup,
     "freed": _freed,
+    "accounts": _accounts,
+    "account_ids": _account_ids,
+    "aliases": _aliases,
+    "unaccounted": _unaccounted,
     "segments": lambda index, key, payload: _decoded(records.decode_segment(payload)),
     "events": _events,
     "requests": _requests,

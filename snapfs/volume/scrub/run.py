@@ -385,8 +385,11 @@ class Scrub:
         """What is wrong with a block that was found damaged, if it still counts."""
         again = await trio.to_thread.run_sync(self._medium.check, [(block, entry)])
         payload = self._core.index.get("blocks", keys.u64(block))
-        if payload is None or not records.decode_block(payload).refs:  # its space may have been given back by then
+        now = records.decode_block(payload) if payload is not None else None
+        if now is None or not now.refs:  # its space may have been given back by then
             return None
+        if (now.segment, now.offset) != (entry.segment, entry.offset):  # it was copied elsewhere
+            return await self._confirmed(block, now)
         return again.get(block)
 
     async def _finish(self, job: Job) -> None:

@@ -10,8 +10,8 @@ Invariants:
   * A seal whose snapshot is gone stays as long as another has it as its base; then its blocks are released.  When its
     epoch has left the tree, those others are given another base.
   * Everything of a view is read from an LMDB reader, and the paths are those of the reader's moment.
-  * One seal at a time (``_lock``); between two pauses at most about a millisecond on the trio thread.  No snapshot
-    waits for a seal; a flush waits for one small append.
+  * One seal at a time (``_lock``), in short turns on the trio thread.  No snapshot waits for a seal; a flush waits for
+    one small append.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import trio
 from snapfs.errors import Corrupt, IOFailure, NoSpace, SnapfsError
 from snapfs.format import keys, records, seals
 from snapfs.format.records import SnapshotRecord
-from snapfs.format.seals import SealBody, SealRecord, SealRoot, VolumeFacts
+from snapfs.format.seals import SealBody, SealRecord, SealRoot
 from snapfs.format.segments import SEAL_PART, SEAL_ROOT
 from snapfs.store.blocks import Draft
 from snapfs.store.index import items, items_backward
@@ -37,8 +37,9 @@ from snapfs.versions.epochs import ROOT
 from snapfs.versions.lthash import LtHash
 from snapfs.volume.core import Core
 from snapfs.volume.seals.content import Delta, parts
-from snapfs.volume.seals.moment import Pace, Source
+from snapfs.volume.seals.moment import Source
 from snapfs.volume.snapshots import Snapshots
+from snapfs.volume.turns import Turns
 from snapfs.volume.volumes import Volumes
 from snapfs.volume.writeback import Writeback
 
@@ -66,7 +67,7 @@ class _Delta(msgspec.Struct):
 class Sealer:
     def __init__(
         self, core: Core, writeback: Writeback, volumes: Volumes, snapshots: Snapshots,
-        store_uuid: bytes, commit: Callable[[], Awaitable[None]],
+        store_uuid: bytes, commit: Callable[[], Awaitable[None]], turns: Turns,
     ) -> None:  # fmt: skip
         self._core = core
         self._index = core.index
@@ -76,7 +77,7 @@ class Sealer:
         self._uuid = store_uuid
         self._commit = commit
         self._lock = trio.Lock()
-        self._pace = Pace()
+        self._turns = turns
         self._dependents: dict[Epoch, set[Epoch]] | None = None
         """Seals by their base; None until they are needed."""
         self._refused: set[Epoch] = set()
@@ -142,13 +143,17 @@ class Sealer:
             NoSpace, IOFailure: some of it is not.
         """
         await self._commit()  # also for whoever has the lock and waits for one
-        async with self._lock:
-            while self.pending:
-                await self._commit()
-                self._index.commit()  # no await from here on to the reader
-                with Source(self._core).reading() as source:
-                    await self._batch(source)
+        with self._turns.hurrying():
+            async with self._lock:
+                await self._run_now()
         await self._commit()
+
+    async def _run_now(self) -> None:
+        while self.pending:
+            await self._commit()
+            self._index.commit()  # no await from here on to the reader
+            with Source(self._core).reading() as source:
+                await self._batch(source)
 
     @contextlib.asynccontextmanager
     async def _moment(self) -> AsyncIterator[Source]:
@@ -197,8 +202,8 @@ class Sealer:
             await self._turn()
 
     async def _turn(self) -> None:
-        if self._pace.due:
-            await self._pace.rest()
+        if self._turns.due:
+            await self._turns.rest()
 
     async def _know_dependents(self) -> None:
         if self._dependents is not None:
@@ -307,8 +312,8 @@ class Sealer:
                 drafts += await self._append(pieces, SEAL_PART)
                 pieces = []
                 self._check_room()
-            elif self._pace.due:
-                await self._pace.rest()
+            elif self._turns.due:
+                await self._turns.rest()
         if pieces:
             drafts += await self._append(pieces, SEAL_PART)
         return _Delta(base=below, state=content.state(), parts=drafts)
@@ -358,13 +363,8 @@ class Sealer:
         """Body and root as the record is now, with the delta that was found (None: the one the seal has)."""
         base, state = (delta.base, delta.state) if delta else (seal.base, await self._state(seal))
         hashes = [part.hash for part in delta.parts] if delta else self._hashes(seal)
-        volume = self._volumes.by_id(record.volume) if record is not None else None
-        facts = None
-        if volume is not None:
-            quota_bytes = volume.usage.quota_bytes
-            facts = VolumeFacts(
-                id=volume.id, name=volume.name, created_ns=volume.created_ns, quota_bytes=quota_bytes
-            )  # fmt: skip
+        volume = self._volumes.any_by_id(record.volume) if record is not None else None
+        facts = volume.facts() if volume is not None else None
         with self._core.blocks.pinned():
             pieces = seals.cut(seals.encode_body(SealBody(record=record, volume=facts, parts=hashes)))
             body = await self._append(pieces, SEAL_PART)

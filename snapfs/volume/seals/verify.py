@@ -54,7 +54,7 @@ async def verify(lake: Lake, record: SnapshotRecord, progress: Progress | None =
     await lake.commit()
     # From here to the view no await: the reader's state and the path must be of one moment.
     lake.index.commit()
-    current, volume = lake.snapshots.get(record.epoch), lake.volumes.by_id(record.volume)
+    current, volume = lake.snapshots.alive(record.epoch), lake.volumes.by_id(record.volume)
     if current is None or volume is None:
         raise Stale(f"snapshot {record.name!r} was removed meanwhile")
     view = detached(lake.snapshots.view(current))

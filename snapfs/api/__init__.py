@@ -8,11 +8,27 @@ from __future__ import annotations
 
 import enum
 
-import msgspec
+from snapfs.api.base import Record
+from snapfs.api.retention import Decision, Emptied, RetentionPolicy, RetentionReport, TrashEntry
+from snapfs.api.space import ImportReport, OptimizeReport, Space, Usage, VolumeUsage, WhatIf
+
+__all__ = [
+    "AuditEntry", "Caller", "Carried", "Change", "ChangeKind", "CheckReport", "Checkout", "Damage", "Decision",
+    "Emptied", "Event", "EventKind", "Events", "Finding", "GitCommit", "ImportReport", "NewToken", "Operation",
+    "OperationError", "OperationState", "OptimizeReport", "QuotaKind", "Record", "Reloaded", "Restored",
+    "RetentionPolicy", "RetentionReport", "Role", "Save", "ScrubState", "ScrubStatus", "Setting", "Settings",
+    "Snapshot", "SnapshotFilter", "SnapshotPage", "Space", "StoreInfo", "Token", "TrashEntry", "Usage",
+    "VerifyReport", "Volume", "VolumeUsage", "WhatIf",
+]  # fmt: skip
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """Base of all API records."""
+class QuotaKind(enum.StrEnum):
+    """What a volume's quota limits."""
+
+    LOGICAL = "logical"
+    """What the files of the head hold, before deduplication and compression."""
+    EXCLUSIVE = "exclusive"
+    """Stored bytes that would be freed if the volume went, its snapshots included."""
 
 
 class GitCommit(Record, frozen=True, kw_only=True):
@@ -40,7 +56,14 @@ class Volume(Record, frozen=True, kw_only=True):
     quota_bytes: int = 0
     """Most that the head's files may hold; 0: no limit."""
     used_bytes: int = 0
-    """What the head's files hold, with what waits to be stored."""
+    """What the quota counts, with what waits to be stored."""
+    quota_kind: QuotaKind = QuotaKind.LOGICAL
+    compression: str = "zstd:1"
+    """How new data is compressed: ``none``, or ``zstd:LEVEL`` with a level of 1 to 19."""
+    policy: RetentionPolicy | None = None
+    """Which snapshots stay; None: all."""
+    origin: str = ""
+    """``volume@snapshot`` that it was cloned from, while that exists."""
 
 
 class Snapshot(Record, frozen=True, kw_only=True):
@@ -60,6 +83,10 @@ class Snapshot(Record, frozen=True, kw_only=True):
     """Further names, sorted."""
     seal: str = ""
     """Digest of what it shows and of its history, in hexadecimal; empty until it is sealed, in the background."""
+    holds: list[str] = []
+    """Who or what needs it, sorted: it cannot be deleted while there is any."""
+    locked_until_ns: int = 0
+    """It cannot be deleted before; 0: not locked."""
 
 
 class SnapshotFilter(Record, frozen=True, kw_only=True):
@@ -257,6 +284,9 @@ class EventKind(enum.StrEnum):
     WARNING = "warning"
     DAMAGE_FOUND = "damage_found"
     VOLUME_UPDATED = "volume_updated"
+    SNAPSHOT_UPDATED = "snapshot_updated"
+    SNAPSHOT_RESTORED = "snapshot_restored"
+    VOLUME_RESTORED = "volume_restored"
 
 
 class Event(Record, frozen=True, kw_only=True):
@@ -314,6 +344,8 @@ class Operation(Record, frozen=True, kw_only=True):
     """Result of a ``check``."""
     verify: VerifyReport | None = None
     """Result of a ``verify``."""
+    optimize: OptimizeReport | None = None
+    imported: ImportReport | None = None
 
 
 class Role(enum.StrEnum):

@@ -1,0 +1,1 @@
+"""Accounts: maintained figures of which views show which blocks, and what is told from them."""

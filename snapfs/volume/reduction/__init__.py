@@ -1,0 +1,1 @@
+"""Storing only what is new: cutting by content, zero runs, comparison with previous versions, compression."""
