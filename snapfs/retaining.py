@@ -98,13 +98,14 @@ class Retaining(Accounting):
     # -- deleting
 
     async def delete_snapshot(self, *, volume: str, snapshot: str, purge: bool = False) -> None:
-        """Into the trash, for ``trash.hours``; with ``purge``, or if that is 0, for good.
+        """Into the trash, for ``trash.hours``; with ``purge``, or if that is 0, for good.  While the mount is busy it
+        is answered before it is durable, which it is ``commit_seconds`` later at most.
 
         Raises:
             NotFound; Conflict: it is held or locked.
         """
         self._lake.trash.delete_snapshot(*self._find(volume, snapshot), purge=purge)
-        await self._lake.commit_gently()
+        await self._lake.commit_soon()
 
     async def delete_volume(self, *, name: str, force: bool = False, purge: bool = False) -> None:
         """Into the trash, or for good, as ``delete_snapshot``; with ``force`` also its snapshots and what its head

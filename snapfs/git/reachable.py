@@ -41,17 +41,21 @@ def reachable(repository: str, commits: Collection[str]) -> set[str]:
             seems to be another one; git is not there, or too slow.
     """
     wanted = {commit for commit in commits if is_commit_id(commit)}
-    git = _Git(repository)
-    git.check()
-    if not wanted:
-        return set()
-    found: set[str] = set()
-    with git.lines("rev-list", "--all", "--reflog") as lines:
-        for line in lines:
-            if line in wanted:
-                found.add(line)
-    if not found:
+    try:
+        found = _found(_Git(repository), wanted)
+    except OSError as error:  # no right to look, a name that is too long, no place for temporary files
+        raise errors.Unavailable(f"the repository {repository} cannot be asked: {error.strerror}") from None
+    if wanted and not found:
         raise errors.Unavailable(f"the repository {repository} reaches none of the commits: is it another one?")
+    return found
+
+
+def _found(git: _Git, wanted: set[str]) -> set[str]:
+    git.check()
+    found: set[str] = set()
+    if wanted:
+        with git.lines("rev-list", "--all", "--reflog") as lines:
+            found.update(line for line in lines if line in wanted)
     return found
 
 
@@ -72,11 +76,7 @@ class _Git:
 
     def check(self) -> None:
         """It is a repository, at this very path, with all of its history."""
-        try:
-            there = Path(self._repository).is_dir()
-        except OSError as error:  # no right to look, a name that is too long
-            raise errors.Unavailable(f"the repository {self._repository}: {error.strerror}") from None
-        if not there:
+        if not Path(self._repository).is_dir():
             raise errors.NotFound(f"there is no git repository at {self._repository}")
         asked = ("--path-format=absolute", "--is-shallow-repository", "--absolute-git-dir")
         with self.lines("rev-parse", *asked) as lines:

@@ -47,9 +47,8 @@ from snapfs.volume.writeback import Writeback
 COMMIT_PUTS_MAX: Final = 20_000
 """A commit comes early when the open transaction has grown this much."""
 
-COMMIT_SHARE: Final = 0.1
-GENTLE_SECONDS_MAX: Final = 0.1
-"""Commits that nobody hurries for take this part of the time while requests come, and wait for so long at most."""
+GENTLE_SECONDS: Final = 2.0
+"""So long a commit that no program waits for is put off while requests come, unless another one comes."""
 
 SEALING_SECONDS_MAX: Final = 0.5
 """How long the end waits for the last snapshots to be sealed."""
@@ -108,13 +107,13 @@ class Lake:
         medium = Medium(segments, disk, store_uuid)
         self.scrub = Scrub(self.core, medium, created_ns=marker.created_ns, commit=self.commit)
         self.upkeep = Upkeep(
-            self.core, self.writeback, self.reclaim, self._leftovers, self.commit,
+            self.core, self.writeback, self.reclaim, self._leftovers, self.commit_gently,
             lambda: self.scrub.requests()[0], self.limits.segment_bytes_max,
         )  # fmt: skip
         self._committing = trio.Lock()
         self._commits_done = 0
-        self._gentle_at = 0.0
-        """When the next commit may be made that nobody hurries for, by ``time.perf_counter``."""
+        self._committed = trio.Event()
+        """Set, and replaced, by every commit."""
         self.commit_timing = Timing()
         self.fetch: Callable[[], Awaitable[None]] | None = None
         """Set by who mounts the store: brings in what the kernel holds back of written files."""
@@ -196,17 +195,26 @@ class Lake:
                     raise self.index.fail(error) from error
             self.index.commit()
             self._commits_done += 1  # after: who waits must not take a failed one for theirs
-            now = time.perf_counter()
-            self.commit_timing.add(now - began)
-            self._gentle_at = now + (now - began) * (1 / COMMIT_SHARE - 1)
+            self.commit_timing.add(time.perf_counter() - began)
+            self._committed.set()
+            self._committed = trio.Event()
             self._wake_reclaim.set()
 
     async def commit_gently(self) -> None:
-        """As ``commit``, of what no program waits for: while requests come, one after the other by the thousand take a
-        small part of the time, for everybody waits while the index commits."""
-        if self.upkeep.turns.busy:
-            await trio.sleep(min(max(self._gentle_at - time.perf_counter(), 0.0), GENTLE_SECONDS_MAX))
-        await self.commit()
+        """As ``commit``, for work that no program waits for.  Everybody waits while the index commits, so while
+        requests come this is left to the next one that somebody needs, for a moment."""
+        ticket = self._commits_done
+        if self.upkeep.turns.gives_way:
+            with trio.move_on_after(GENTLE_SECONDS):
+                await self._committed.wait()
+        if self._commits_done == ticket:
+            await self.commit()
+
+    async def commit_soon(self) -> None:
+        """For deletions, of which a crash may make nothing: while requests come they become durable with the next
+        commit, at most ``commit_seconds`` later; else now."""
+        if not self.upkeep.turns.gives_way:
+            await self.commit()
 
     async def sync(self) -> None:
         """Everything acknowledged so far is durable: file data is flushed, then committed.

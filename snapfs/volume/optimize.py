@@ -24,6 +24,7 @@ import trio
 from snapfs.api import OptimizeReport
 from snapfs.errors import Corrupt, NotFound
 from snapfs.extents import Extent
+from snapfs.format import keys
 from snapfs.format.records import Block, Inode
 from snapfs.store.blocks import Blocks, Placed
 from snapfs.store.segments import _File
@@ -145,7 +146,7 @@ class _Work:
         core, view = self._core, self._view
         await self._lake.writeback.flush(view=view, ino=inode.ino)
         self._files += 1
-        at, rewritten = 0, False
+        at, rewritten = self._next(inode, 0), False
         while at < inode.size:
             found = [each for each in core.extents(view, inode, at, at + WINDOW_BYTES) if each[0].offset >= at]
             self._before += len(found)
@@ -153,11 +154,16 @@ class _Work:
             for region in list(self._regions(found)):
                 with contextlib.suppress(NotFound, Corrupt):  # gone meanwhile, or fsck's work
                     rewritten = await self._recut(inode, region) or rewritten
-            size = min(WINDOW_BYTES, inode.size - at)
-            at += WINDOW_BYTES
-            yield size
+            yield sum([extent.length for extent, _ in found])
             await trio.lowlevel.checkpoint()
+            at = self._next(inode, at + WINDOW_BYTES)
         self._rewritten += rewritten
+
+    def _next(self, inode: Inode, at: int) -> int:
+        """Where data begins from a place on: holes may be far larger than all data; none: the file's end."""
+        prefix = keys.extents(inode.ino, inode.fork)
+        found = next(iter(self._core.tree.scan(self._view, prefix, keys.u64(at))), None)
+        return inode.size if found is None else keys.split_extent(found[0])[1]
 
     def _regions(self, found: Found) -> Iterator[Found]:
         """Neighbours that are small or only part of their blocks, with what is between them."""

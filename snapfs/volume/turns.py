@@ -56,16 +56,21 @@ class Turns:
             self._seen, self._seen_at = count, now
         return now - self._seen_at < IDLE_SECONDS
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether requests come first now."""
+        return not self._hurrying and self.busy
+
     def begin(self) -> None:
         """After something else: a wait for a thread, a commit."""
         self._began = time.perf_counter()
 
     async def rest(self) -> None:
         worked = min(time.perf_counter() - self._began, TURN_SECONDS * 2)  # more was a wait
-        if self._hurrying or not self.busy:
-            await trio.lowlevel.checkpoint()
-        else:
+        if self.gives_way:
             await trio.sleep(worked * (1 / SHARE - 1))
+        else:
+            await trio.lowlevel.checkpoint()
         self._began = time.perf_counter()
 
     async def rest_if_due(self) -> None:

@@ -260,9 +260,9 @@ class Volumes:
         if force:
             return
         for _ in items(self._core.index, "names", keys.u64(volume.id)):
-            raise Conflict(f"volume {volume.name!r} has snapshots", hint="remove them first, or remove both at once")
+            raise Conflict(f"volume {volume.name!r} has snapshots", hint="remove them first, or both: --snapshots")
         for _ in self._files.readdir(volume.head, volume.root, 0):
-            raise NotEmpty(f"volume {volume.name!r} is not empty", hint="remove its files first, or force it")
+            raise NotEmpty(f"volume {volume.name!r} is not empty", hint="remove its files first, or both: --snapshots")
 
     def remove(self, name: str) -> None:
         """Remove a volume that has no snapshots, also none in the trash, at once; its head's data goes in the

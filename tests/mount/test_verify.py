@@ -86,7 +86,7 @@ def test_a_daemon_seals_and_proves(mounted: MountedStore, work: Work) -> None:
     mounted.remount()
     assert sealed(mounted, "one") == one
     work.snap("rename", "data@one", "uno")
-    work.snap("rm", "data@uno")
+    work.snap("rm", "--purge", "data@uno")
     report = work.json("verify", "data@two")
     assert (report["findings"], report["digest"], report["chained"]) == ([], two, False)
 

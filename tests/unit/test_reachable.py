@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,11 @@ class TestItCannotTell:
         assert "too long" in self.refused(tmp_path / ("a" * 300), Unavailable)
         monkeypatch.setattr(Path, "is_dir", refuse)  # as for root nothing is closed
         assert "Permission denied" in self.refused(tmp_path, Unavailable)
+
+    def test_no_place_for_temporary_files(self, code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = code.commit("1")
+        monkeypatch.setattr(tempfile, "tempdir", str(code.path / "none"))
+        assert "cannot be asked" in self.refused(code.path, Unavailable, first)
 
     def test_no_repository(self, tmp_path: Path) -> None:
         self.refused(tmp_path, SnapfsError)

@@ -592,6 +592,22 @@ def test_optimize_leaves_small_files_alone(engine: EngineSubject) -> None:
     assert (report.files, report.rewritten, report.read_bytes) == (2, 0, 0)
 
 
+def test_optimize_passes_over_holes(engine: EngineSubject) -> None:
+    """However large they are: they take no time, also of a rate."""
+    far = 1 << 60
+    put(engine, b"f", noise(5000))
+    engine.write("data", NAME, far, noise(5000, 1))
+    engine.write("data", NAME, far + (1 << 40), b"end")
+    engine.flush()
+    told: list[int] = []
+    volume = engine.lake.volumes.get("data")
+    report = engine.run(
+        lambda: optimize(engine.lake, volume, bytes_per_second=1_000_000, progress=lambda n, _: told.append(n))
+    )
+    assert (report.files, report.extents_before) == (1, len(extents(engine)))
+    assert told[-1] == sum(extent.length for extent in extents(engine)) < 100_000
+
+
 def test_optimize_never_costs_space(engine: EngineSubject) -> None:
     """What a snapshot shows stays as it is; and what is equal to it again becomes it."""
     dice = random.Random(12)

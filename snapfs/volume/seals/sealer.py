@@ -50,7 +50,9 @@ ROOM_BYTES: Final = 16 * 1024 * 1024
 """Space that must be free, beyond what is spoken for, before a seal is begun: seals can wait, files cannot."""
 
 COMMIT_SECONDS: Final = 0.25
-"""How long a snapshot's seal waits for somebody else's commit."""
+BUSY_COMMIT_SECONDS: Final = 2.0
+"""How long a snapshot's seal waits for somebody else's commit: at rest, and while requests come, which all wait
+for a commit."""
 
 BATCH_SECONDS: Final = 2.0
 """A reader is kept no longer than this and one seal: it keeps space from being reused."""
@@ -161,7 +163,7 @@ class Sealer:
         if self._index.dirty:
             asked = self._asked = trio.Event()
             try:
-                with trio.move_on_after(COMMIT_SECONDS):
+                with trio.move_on_after(BUSY_COMMIT_SECONDS if self._turns.gives_way else COMMIT_SECONDS):
                     await asked.wait()
                 if not asked.is_set():
                     await self._commit()
