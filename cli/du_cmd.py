@@ -88,10 +88,13 @@ def _of(calls: Client, address: addresses.Address, *, detailed: bool) -> api.Vol
     if not address.snapshot:
         return volume
     usages = sorted((usage for one in found for usage in one.usages), key=lambda usage: usage.trashed)
-    named = [usage for usage in usages if usage.snapshot == address.snapshot]
-    if not named:  # a tag, or the start of a commit ID
+    try:  # a tag or commit ID, perhaps
         name = calls.get_snapshot(volume=address.volume, snapshot=address.snapshot).name
-        named = [usage for usage in usages if usage.snapshot == name]
+    except NotFound:
+        name = address.snapshot  # in the trash
+        if all(usage.snapshot != name for usage in usages):
+            raise
+    named = [usage for usage in usages if usage.snapshot == name]
     if not named:
         raise NotFound(f"there is no snapshot {addresses.target(address)!r} any more")
     return named[0]
@@ -124,7 +127,8 @@ def _tell_volume(volume: api.VolumeUsage) -> None:
         (_name(one.volume, one.snapshot, one.trashed), output.when(one.created_ns), *_sizes(one))
         for one in volume.usages
     ]
-    output.table((output.quote(volume.volume), "CREATED", *_SIZES), rows, right=frozenset({2, 3, 4}))
+    told = output.quote(volume.volume) + (_TRASHED if volume.trashed else "")
+    output.table((told, "CREATED", *_SIZES), rows, right=frozenset({2, 3, 4}))
     output.line(
         f"together {output.size(volume.referenced_bytes)}; {output.size(volume.snapshots_bytes)} would be freed with "
         f"all snapshots, {output.size(volume.exclusive_bytes)} with the volume"

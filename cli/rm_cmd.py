@@ -62,13 +62,18 @@ def _found(place: Place, calls: Client, wanted: Sequence[addresses.Address]) -> 
     return list(found.values())
 
 
+def _exact(one: api.Snapshot) -> str:
+    """What means just this one: a commit's bare ID, which its first snapshot has as its name, means its newest."""
+    return f"{one.name}.1" if one.git is not None and one.git.commit == one.name else one.name
+
+
 def _remove(calls: Client, found: Sequence[api.Snapshot], purge: bool) -> None:
     """A few at a time: they share commits.  Raises what kept the first from going, with those that went."""
     from snapfs.errors import SnapfsError
 
     def remove(one: api.Snapshot) -> SnapfsError | None:
         try:
-            calls.delete_snapshot(volume=one.volume, snapshot=one.name, purge=purge)
+            calls.delete_snapshot(volume=one.volume, snapshot=_exact(one), purge=purge)
         except SnapfsError as error:
             return error
         return None

@@ -115,7 +115,7 @@ class Accounting(Maintenance):
             return [candidates[number] for number in found or ()]
 
         chosen = await in_background(choose)
-        addresses = [statement.address(statement.snapshots[epoch]) for epoch in chosen]
+        addresses = [statement.exact_address(statement.snapshots[epoch]) for epoch in chosen]
         return await _what_if(statement, addresses, set(chosen))
 
     async def get_space(self) -> api.Space:

@@ -25,7 +25,7 @@ from snapfs.volume.core import now_ns
 from snapfs.volume.describe import Describe
 from snapfs.volume.lake import Lake
 from snapfs.volume.mounted import Mounted
-from snapfs.volume.references import Position
+from snapfs.volume.references import COMMIT, Position
 from snapfs.volume.retention import Facts, Verdict, check_policy, commits_of, evaluate, in_words
 from snapfs.volume.snapshots import is_locked
 from snapfs.volume.trash import Entry
@@ -44,6 +44,8 @@ _TRIES: Final = 3
 """Looks at all snapshots of a volume, while others change snapshots."""
 _LOOKS_MAX: Final = 10
 """Decisions in a row that were out of date before anything was deleted by them."""
+_ASKED_AT_ONCE: Final = 2
+"""Repositories; one may take minutes."""
 _COMMIT_EVERY: Final = 128
 """Snapshots deleted by one policy between two commits of its own."""
 
@@ -57,6 +59,7 @@ class Retaining(Accounting):
     def __init__(self, lake: Lake, mounted: Mounted | None, reachable: Reachable | None) -> None:
         super().__init__(lake, mounted)
         self._reachable = reachable
+        self._asking = trio.CapacityLimiter(_ASKED_AT_ONCE)
         self._describe = Describe(lake.core, lake.volumes, lake.snapshots)
 
     def _find(self, volume: str, snapshot: str) -> tuple[Volume, SnapshotRecord]:
@@ -103,8 +106,13 @@ class Retaining(Accounting):
 
         Raises:
             NotFound; Conflict: it is held or locked.
+            Invalid: the ID of a commit that has several: the name of the first, and what finds the newest.
         """
-        self._lake.trash.delete_snapshot(*self._find(volume, snapshot), purge=purge)
+        target, record = self._find(volume, snapshot)
+        if record.name != snapshot and COMMIT.fullmatch(snapshot) and self._lake.snapshots.is_name(target, snapshot):
+            hint = f"say which: {snapshot}.1 is the first, {record.name} the newest"
+            raise Invalid(f"commit {snapshot} has several snapshots", hint=hint)
+        self._lake.trash.delete_snapshot(target, record, purge=purge)
         await self._lake.commit_soon()
 
     async def delete_volume(self, *, name: str, force: bool = False, purge: bool = False) -> None:
@@ -389,7 +397,10 @@ class Retaining(Accounting):
         else:
             for repository in policy.repositories:
                 try:
-                    found |= await trio.to_thread.run_sync(reach, repository, commits)
+                    # given up when the daemon ends; never more at once, so that others find threads
+                    found |= await trio.to_thread.run_sync(
+                        reach, repository, commits, abandon_on_cancel=True, limiter=self._asking
+                    )
                 except SnapfsError as error:
                     failed = True
                     report.warn(f"{error.message}: all snapshots with a commit stay")

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pwd
@@ -25,6 +26,7 @@ SECONDS_MAX: Final = 600.0
 """For one run of git: a walk over a million commits takes some ten seconds."""
 
 _SETTINGS: Final = ("core.fsmonitor=false", "protocol.allow=never")
+_running: Final[set[subprocess.Popen[str]]] = set()
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -115,6 +117,7 @@ class _Git:
             except OSError as error:
                 raise errors.Unavailable(f"git cannot be run in {self._repository}: {error.strerror}") from None
             assert git.stdout is not None
+            _running.add(git)
             timer = threading.Timer(SECONDS_MAX, git.kill)
             timer.start()
             try:
@@ -126,10 +129,18 @@ class _Git:
                 timer.cancel()
                 git.kill()
                 git.wait()
+                _running.discard(git)
                 git.stdout.close()
             if status:
                 complaints.seek(0)
                 raise errors.Unavailable(f"git {arguments[0]} in {self._repository}: {_reason(complaints.read(4096))}")
+
+
+@atexit.register
+def _end() -> None:
+    """Nobody waits any more: who asked may have been given up."""
+    for git in _running.copy():
+        git.kill()
 
 
 def _home() -> str:

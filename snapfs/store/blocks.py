@@ -195,6 +195,11 @@ class Blocks:
                 self._index.delete("dedup", entry.hash)
             self._index.put("freed", keys.u64(self._index.txn_number) + keys.u64(block), records.PRESENT)
 
+    def disown(self) -> None:
+        """Blocks that were added in this step get no references after all: they wait to be reclaimed."""
+        for block in list(self._fresh):
+            self.adjust(block, 0)
+
     def draft(self, placed: Placed) -> Draft:
         """Give a placed block of a seal an entry that waits to be reclaimed, unless it is taken before: also a crash
         leaves it so.  The caller keeps it by ``pinned`` until then."""

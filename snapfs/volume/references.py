@@ -123,6 +123,10 @@ class References:
         epoch = self._labelled("tags", volume, tag)
         return None if epoch is None else self._must(epoch)
 
+    def is_name(self, volume: Volume, name: str) -> bool:
+        """Whether a snapshot has just this name; no tag, no commit is looked for."""
+        return self._labelled("names", volume, name) is not None
+
     def _labelled(self, table: str, volume: Volume, label: str) -> Epoch | None:
         found = self._index.get(table, self._label_key(volume, label))
         return None if found is None else Epoch(keys.from_u64(found))

@@ -330,6 +330,15 @@ def test_a_disk_that_fails_leaves_the_old_index_or_the_new(store: Path, expected
     check_snapshots(store, expected)
 
 
+def test_a_host_that_cannot_exchange_directories(store: Path, expected: Expected) -> None:
+    disk = FaultyDisk()
+    disk.exchange = lambda what, one, other: False  # type: ignore[method-assign]
+    report = rebuild.rebuild(store, disk=disk)
+    assert (store / report.kept / "data.mdb").exists()
+    assert not (store / rebuild.BESIDE).exists()
+    check_snapshots(store, expected)
+
+
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         rebuild.plan(tmp_path / "nothing")

@@ -179,6 +179,21 @@ def test_the_cheapest_set_frees_enough(store: EngineSubject) -> None:
     assert found.freed_bytes == purge(store, *found.targets)
 
 
+def test_the_cheapest_set_names_just_what_it_means(store: EngineSubject) -> None:
+    """A commit's bare ID is the name of its first snapshot, and means its newest."""
+    git = api.GitCommit(commit="ab" * 20)
+    store.create_volume("twice")
+    store.make("twice", (b"f",), "file", 0o644)
+    for seed in (1, 2):
+        store.write("twice", (b"f",), 0, random.Random(seed).randbytes(50_000))
+        store.run(lambda: store.service.create_snapshot(volume="twice", git=git))
+    found = store.run(lambda: store.service.cheapest(volume="twice", free_bytes=40_000))
+    assert found.targets == [f"twice@{git.commit}.1"]
+    assert what_if(store, *found.targets) == api.WhatIf(
+        targets=[f"twice@{git.commit}"], freed_bytes=found.freed_bytes, protected=[]
+    )
+
+
 def test_the_cheapest_set_has_nothing_that_is_protected(store: EngineSubject) -> None:
     def of(number: int) -> str:
         return f"s{number:02d}"

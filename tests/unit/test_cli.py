@@ -421,6 +421,31 @@ def test_info_and_fsck(shell: Shell) -> None:
     assert shell.run("fsck").startswith("clean; ")
 
 
+def test_rm_removes_just_what_is_named(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit's bare ID means its newest snapshot, and is the name of its first."""
+    subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
+    identity = ["-c", "user.name=n", "-c", "user.email=a@b"]
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "m"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    shell.run("volume", "create", "twice")
+    (source := tmp_path / "source").mkdir()
+    names = []
+    for text in ("one", "two", "three"):
+        (source / "f").write_text(text)
+        shell.run("import", str(source), "twice")
+        names.append(shell.json("create", "twice", "--git-commit")["name"])
+    commit = names[0]
+    assert names == [commit, f"{commit}.2", f"{commit}.3"]
+    for ref, name in ((commit, names[2]), (f"{commit}.1", commit)):
+        assert [one["snapshot"] for one in shell.json("du", f"twice@{ref}")] == [name]
+    assert shell.json("rm", f"twice@{commit}.1") == {"removed": [f"twice@{commit}"]}
+    assert [one["name"] for one in shell.json("list", "twice")] == names[1:]
+    assert shell.json("du", f"twice@{commit}")[0]["snapshot"] == names[2]
+    shell.run("undelete", f"twice@{commit}")
+    assert shell.json("rm", f"twice@{commit}") == {"removed": [f"twice@{commit}.3"]}
+    assert [one["name"] for one in shell.json("list", "twice")] == names[:2]
+
+
 def test_git_commit(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no git repository" in shell.fails("create", "--git-commit", code=3)
     repository = tmp_path / "code"

@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 
 from snapfs import api
-from snapfs.errors import AlreadyExists, Invalid, NotFound
+from snapfs.errors import AlreadyExists, Invalid, NoSpace, NotFound
 from snapfs.extents import Extent, merged, plan_write
 from snapfs.store.blocks import digest
 from snapfs.store.index import items
@@ -24,7 +24,7 @@ from snapfs.types import PAGE_BYTES, BlockId
 from snapfs.volume.optimize import optimize
 from snapfs.volume.reduction import replaced
 from snapfs.volume.reduction.compression import Trials, check_compression, level_of
-from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, cut, zero_runs
+from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, cut, zero_runs
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -332,6 +332,28 @@ def test_a_file_that_is_cut_while_it_is_compared(engine: EngineSubject, monkeypa
     assert engine.fsck() == []
 
 
+def test_a_block_that_cannot_be_stored_leaves_none_behind(
+    engine: EngineSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before it have their entries by then."""
+    put(engine, b"f", b"")
+    view, ino = engine._resolve("data", NAME)
+    core, reducer = engine.lake.core, engine.lake.writeback.reducer
+    first, second = Chunk(0, noise(20_000, 1), b""), Chunk(20_000, noise(20_000, 2), b"")
+    with core.blocks.placing():
+        (placed,) = core.blocks.pack([(digest(first.data), first.data)])
+
+        def full(wanted):
+            raise NoSpace("the disk is full")
+
+        monkeypatch.setattr(reducer, "pack", full)
+        with pytest.raises(NoSpace):
+            reducer.extents(view, ino, [first, second], 40_000, {placed.hash: placed})
+    assert not core.blocks.known(placed.hash)
+    assert data_bytes(engine) == 0
+    assert engine.fsck() == []
+
+
 def fetched(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the blocks that are read from now on."""
     sizes: list[int] = []
@@ -633,6 +655,27 @@ def test_optimize_never_costs_space(engine: EngineSubject) -> None:
     assert content(engine) == expected
     assert content(engine, snapshot="old") == data
     assert engine.fsck() == []
+
+
+def test_optimize_changes_nothing_that_a_snapshot_shows(engine: EngineSubject) -> None:
+    """Its file gets known blocks in place of its pieces: that is no unsaved work."""
+    dice = random.Random(13)
+    base = noise(MIB)
+    pages = list(range(0, 256, 4))
+    data = pages_changed(base, pages, dice)
+    put(engine, b"g", data)
+    put(engine, b"f", base)
+    engine.flush()
+    for page in pages:
+        engine.write("data", NAME, page * PAGE_BYTES, data[page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
+    engine.flush()
+    engine.snapshot("data", "old")
+    pieces = len(extents(engine))
+    assert run_optimize(engine).rewritten == 1
+    assert len(extents(engine)) < pieces
+    assert engine.status("data") == []
+    engine.write("data", NAME, 5 * PAGE_BYTES, b"x")
+    assert [change.path for change in engine.status("data")] == ["f"]
 
 
 def test_optimize_asks_for_what_is_there(engine: EngineSubject) -> None:

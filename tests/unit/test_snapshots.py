@@ -415,6 +415,28 @@ def test_restored_files_share_blocks_and_links(engine: EngineSubject) -> None:
         engine.run(lambda: engine.service.restore(volume="data", snapshot="one", paths=["../d"]))
 
 
+@pytest.mark.parametrize("change", ["content", "attribute", "nothing"])
+def test_a_change_in_the_same_tick_of_the_clock_is_restored(engine: EngineSubject, change: str) -> None:
+    """Its times are those of before."""
+    engine.write("data", (b"f",), 0, b"before")
+    engine.setxattr("data", (b"f",), b"user.one", b"before", create=False, replace=False)
+    engine.flush()
+    engine.snapshot("data", "one")
+    view, ino = engine._resolve("data", (b"f",))
+    files = engine.lake.files
+    old = files.getattr(view, ino)
+    if change == "content":
+        engine.write("data", (b"f",), 0, b"behind")
+        engine.flush()
+    elif change == "attribute":
+        engine.setxattr("data", (b"f",), b"user.one", b"behind", create=False, replace=False)
+    files.setattr(view, ino, mtime_ns=old.mtime_ns, ctime_ns=old.ctime_ns)
+    assert files.getattr(view, ino) == old
+    restored = engine.run(lambda: engine.service.restore(volume="data", snapshot="one", paths=["f"]))
+    assert restored.files == (change != "nothing")
+    assert engine.tree("data") == engine.tree("data", "one")
+
+
 def test_a_restore_that_something_is_in_the_way_of_changes_nothing(engine: EngineSubject) -> None:
     for path in ((b"d",), (b"d", b"e")):
         engine.make("data", path, "directory", 0o755)

@@ -770,3 +770,19 @@ def test_keys_go_on_after_a_name() -> None:
     one, other = (keys.dirent(Ino(7), name, 0) for name in (b"a", b"ab"))
     assert keys.versioned(one, 0) < one + b"\xff" * 9
     assert not other.startswith(one)
+
+
+@pytest.mark.parametrize("hole", [0, 200_000])
+def test_a_host_that_gives_less_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hole: int) -> None:
+    data = random.Random(1).randbytes(50_000)
+    with (tmp_path / "f").open("w+b") as file:
+        file.seek(hole)
+        file.write(data)
+        file.flush()
+        plain = os.pread
+        monkeypatch.setattr(os, "pread", lambda fd, size, at: plain(fd, min(size, 1000), at))
+        pieces = reading._pieces(file.fileno(), os.fstat(file.fileno()))
+    found = bytearray(hole + len(data))
+    for start, piece in pieces:
+        found[start : start + len(piece)] = piece
+    assert bytes(found) == bytes(hole) + data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -293,6 +294,21 @@ class TestSnapshots:
                         await trio.sleep(0.05)
 
         engine.run(play)
+
+    def test_a_commit_that_has_several(self, engine: EngineSubject) -> None:
+        """Who deletes what a list names must not hit the newest."""
+        git = GitCommit(commit=COMMIT)
+        for seed in (5, 6):
+            write(engine, seed)
+            engine.run(lambda: engine.service.create_snapshot(volume="data", git=git))
+        for purge in (False, True):
+            with pytest.raises(Invalid, match="several"):
+                engine.run(
+                    lambda purge=purge: engine.service.delete_snapshot(volume="data", snapshot=COMMIT, purge=purge)
+                )
+        for name in (f"{COMMIT}.1", COMMIT):  # the second by then has the commit for itself
+            engine.run(lambda name=name: engine.service.delete_snapshot(volume="data", snapshot=name))
+        assert trash(engine) == [f"data@{COMMIT}", f"data@{COMMIT}.2"]
 
 
 class TestVolumes:
@@ -876,6 +892,35 @@ class TestPolicies:
         gone = {"two"} if times == 1 else set()  # without a pause nothing goes
         assert set(engine.listed("data")) == {"one", "two", "s00", "s01"} - gone
         assert report.deleted == len(gone)
+
+    def test_a_git_that_does_not_answer(self, engine: EngineSubject) -> None:
+        """Who waits for it can be cancelled, so the daemon can end; and it takes no more than a few threads."""
+        answer, asked = threading.Event(), threading.Semaphore(0)
+
+        def reach(repository: str, wanted: Collection[str]) -> set[str]:
+            asked.release()
+            answer.wait()
+            return set()
+
+        engine.run(lambda: engine.service.create_snapshot(volume="data", git=GitCommit(commit=COMMIT)))
+        service = Service(engine.lake, reachable=reach)
+        policy = RetentionPolicy(last=1, reachable=True, repositories=["/a"])
+
+        async def run() -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(lambda: service.apply_policy(volume="data", policy=policy, dry_run=False))
+                for _ in range(2):
+                    await trio.to_thread.run_sync(asked.acquire)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert not asked.acquire(blocking=False)
+                nursery.cancel_scope.cancel()
+
+        try:
+            engine.run(run)
+        finally:
+            answer.set()
+        assert "two" in engine.listed("data")
 
     def test_a_volume_that_goes_meanwhile(self, engine: EngineSubject) -> None:
         many(engine, 3)

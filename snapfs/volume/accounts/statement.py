@@ -43,6 +43,12 @@ class Statement(msgspec.Struct, frozen=True):
         owner = self.volumes.get(record.volume)
         return f"{owner.name if owner else record.volume}@{record.name}"
 
+    def exact_address(self, record: SnapshotRecord) -> str:
+        """For whoever will delete just this one: a commit's bare ID, which its first snapshot has as its name, means
+        its newest."""
+        first = record.git is not None and record.git.commit == record.name
+        return self.address(record) + (".1" if first else "")
+
 
 def state(source: Reading, rest: Rest) -> Statement:
     """Raises:

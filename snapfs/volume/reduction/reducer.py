@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from snapfs.errors import Corrupt, NotFound
+from snapfs.errors import Corrupt, NotFound, SnapfsError
 from snapfs.extents import HOLE, Extent, merged
 from snapfs.format import records
 from snapfs.store.blocks import Bytes, Placed, digest
@@ -194,11 +194,15 @@ class Reducer:
         Raises:
             NoSpace, IOFailure: a block had to be stored, and could not.
         """
-        return merged(
-            Extent(chunk.offset, min(len(chunk.data), limit - chunk.offset), *self._block(view, ino, chunk, placed))
-            for chunk in chunks
-            if chunk.offset < limit
-        )
+        try:
+            return merged(
+                Extent(chunk.offset, min(len(chunk.data), limit - chunk.offset), *self._block(view, ino, chunk, placed))
+                for chunk in chunks
+                if chunk.offset < limit
+            )
+        except SnapfsError:
+            self._core.blocks.disown()
+            raise
 
     def _block(self, view: View, ino: Ino, chunk: Chunk, placed: dict[bytes, Placed]) -> tuple[BlockId, int]:
         """(block, offset in it).  Blocks are looked up again here: one that was known, or old, may have lost its last

@@ -123,16 +123,22 @@ def _pieces(fd: int, found: os.stat_result) -> list[tuple[int, bytes]]:
     if not found.st_size:
         return []
     if not is_sparse(found):
-        data = os.pread(fd, found.st_size, 0)
-        while 0 < len(data) < found.st_size and (more := os.pread(fd, found.st_size - len(data), len(data))):
-            data += more  # a file system may give less at a time
+        data = _bytes_at(fd, found.st_size, 0)
         return [(0, data)] if data else []
     pieces = []
     at = 0
     while (run := data_after(fd, at, found.st_size)) is not None:
         start, at = run
-        pieces.append((start, os.pread(fd, at - start, start)))
+        pieces.append((start, _bytes_at(fd, at - start, start)))
     return [piece for piece in pieces if piece[1]]
+
+
+def _bytes_at(fd: int, size: int, at: int) -> bytes:
+    """Less only at the end of the file."""
+    data = os.pread(fd, size, at)
+    while 0 < len(data) < size and (more := os.pread(fd, size - len(data), at + len(data))):
+        data += more  # a file system may give less at a time
+    return data
 
 
 def is_sparse(found: os.stat_result) -> bool:
