@@ -64,6 +64,9 @@ class Schedule:
             except SnapfsError as error:  # e.g. the volume has just been deleted, or the disk is full
                 log.warning("a retention policy was not applied", volume=volume.name, reason=error.message)
                 continue
+            except Exception:  # a mistake of ours in a policy must not end the mount
+                log.exception("a retention policy failed", volume=volume.name)
+                continue
             for warning in report.warnings:
                 log.warning("a retention policy could not ask all", volume=volume.name, reason=warning)
             if report.deleted:
