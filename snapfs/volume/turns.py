@@ -15,10 +15,10 @@ from typing import Final
 
 import trio
 
-TURN_SECONDS: Final = 0.0003
+TURN_SECONDS: Final = 0.00015
 """What a request may wait for: about as long as one takes."""
 
-SHARE: Final = 0.2
+SHARE: Final = 0.08
 """Of the time, while requests come."""
 
 IDLE_SECONDS: Final = 0.05
