@@ -24,7 +24,6 @@ from typing import Any, Final, NamedTuple
 
 from snapfs.errors import Invalid
 
-FILTERS: Final = ("data", "tar", "fully_trusted")
 _XATTR: Final = "SCHILY.xattr."
 _BUFFER_BYTES: Final = 1024 * 1024
 _NS: Final = 1_000_000_000

@@ -26,6 +26,7 @@ from snapfs.volume.background import in_background
 from snapfs.volume.lake import Lake
 from snapfs.volume.mounted import Mounted
 from snapfs.volume.optimize import optimize
+from snapfs.volume.protection import anchors, protection
 from snapfs.volume.snapshots import is_locked, moment
 
 _COMMITS_NOTED: Final = 10_000
@@ -95,14 +96,14 @@ class Accounting(Maintenance):
             raise Invalid(f"{free_bytes} bytes are nothing to free")
         only = self._lake.volumes.get(volume).id if volume else None
         statement = await self._statement()
-        kept = self._kept()
+        standing = anchors(self._lake.volumes, self._lake.snapshots)
         ledger = statement.ledger
         candidates = [
             epoch
             for epoch, view in zip(ledger.order.views, ledger.shown, strict=True)
-            if not (view.head or view.trashed or epoch in kept) and (only is None or view.volume == only)
+            if not (view.head or view.trashed) and (only is None or view.volume == only)
         ]
-        candidates = [epoch for epoch in candidates if not _protected(statement.snapshots[epoch])]
+        candidates = [epoch for epoch in candidates if not protection(statement.snapshots[epoch], standing)]
 
         def choose(rest: Rest) -> list[Epoch]:
             possible_bytes = ledger.freed(ledger.of_epochs(candidates))
@@ -227,17 +228,6 @@ class Accounting(Maintenance):
             return error
         return Stale(f"{name}{'@' if snapshot else ''}{snapshot} has just been made", hint="ask again")
 
-    def _kept(self) -> set[Epoch]:
-        """Snapshots that something was cloned from, or that a head stands on."""
-        lake = self._lake
-        kept: set[Epoch] = set()
-        for volume in lake.volumes.everything():
-            base = lake.snapshots.base(volume)
-            kept.add(volume.origin)
-            if base is not None:
-                kept.add(base.epoch)
-        return kept
-
     def _note_commit(self) -> None:
         now, number = time.monotonic(), self._lake.index.txn_number - 1
         if number < self._commits[-1][0]:  # the index was copied: its numbers begin again
@@ -307,11 +297,6 @@ def _undeletable(record: SnapshotRecord) -> list[str]:
     """Why it cannot be deleted now."""
     reasons = [f"held by {', '.join(record.holds)}"] if record.holds else []
     return reasons + ([f"locked until {moment(record.locked_until_ns)}"] if is_locked(record) else [])
-
-
-def _protected(record: SnapshotRecord) -> bool:
-    """Whether nobody but its owner should think of deleting it."""
-    return bool(record.tags or _undeletable(record))
 
 
 def _deleted_last(record: VolumeRecord | SnapshotRecord) -> tuple[bool, int]:

@@ -25,9 +25,9 @@ from snapfs.volume.core import now_ns
 from snapfs.volume.describe import Describe
 from snapfs.volume.lake import Lake
 from snapfs.volume.mounted import Mounted
+from snapfs.volume.protection import Anchors, anchors, protection
 from snapfs.volume.references import COMMIT, Position
 from snapfs.volume.retention import Facts, Verdict, check_policy, commits_of, evaluate, in_words
-from snapfs.volume.snapshots import is_locked
 from snapfs.volume.trash import Entry
 from snapfs.volume.volumes import Volume
 
@@ -48,9 +48,6 @@ _ASKED_AT_ONCE: Final = 2
 """Repositories; one may take minutes."""
 _COMMIT_EVERY: Final = 128
 """Snapshots deleted by one policy between two commits of its own."""
-
-Anchors = tuple[set[Epoch], set[Epoch]]
-"""Snapshots that some volume was cloned from; those that some head stands on."""
 
 
 class Retaining(Accounting):
@@ -331,20 +328,14 @@ class Retaining(Accounting):
 
     def _delete(self, volume: Volume, batch: Sequence[Epoch]) -> set[Epoch]:
         """Those that nothing keeps at this moment, in one step."""
-        anchors = self._anchors()
+        standing = anchors(self._lake.volumes, self._lake.snapshots)
         gone = set()
         for epoch in batch:
             record = self._lake.snapshots.alive(epoch)
-            if record is not None and not _protection(record, anchors):
+            if record is not None and not protection(record, standing):
                 self._lake.trash.delete_snapshot(volume, record)
                 gone.add(epoch)
         return gone
-
-    def _anchors(self) -> Anchors:
-        lake = self._lake
-        volumes = lake.volumes.everything()
-        bases = (lake.snapshots.base(volume) for volume in volumes)
-        return {volume.origin for volume in volumes}, {base.epoch for base in bases if base is not None}
 
     async def _facts(self, volume: Volume) -> list[Facts]:
         """Of all of the volume's snapshots, as of one moment, unless others change snapshots without a pause."""
@@ -359,16 +350,16 @@ class Retaining(Accounting):
         found: list[Facts] = []
         after: Position | None = None
         while True:
-            anchors = self._anchors()
+            standing = anchors(self._lake.volumes, self._lake.snapshots)
             turn = list(itertools.islice(self._lake.snapshots.order(volume, after=after), _TURN))
             records = filter(None, (self._lake.snapshots.get(epoch) for _, epoch in turn))
-            found += [self._facts_of(record, anchors) for record in records]
+            found += [self._facts_of(record, standing) for record in records]
             await trio.lowlevel.checkpoint()
             if len(turn) < _TURN:
                 return found
             after = turn[-1]
 
-    def _facts_of(self, record: SnapshotRecord, anchors: Anchors) -> Facts:
+    def _facts_of(self, record: SnapshotRecord, standing: Anchors) -> Facts:
         seal = self._lake.index.get("seals", keys.u64(record.epoch))
         return Facts(
             epoch=record.epoch,
@@ -376,7 +367,7 @@ class Retaining(Accounting):
             created_ns=record.created_ns,
             commit=record.git.commit if record.git else "",
             content=decode_record(seal).content if seal else b"",
-            protected=_protection(record, anchors),
+            protected=protection(record, standing),
         )
 
     async def _evaluate_policy(
@@ -430,16 +421,3 @@ class _Report:
                     volume=volume.name, snapshot=facts.name, created_ns=facts.created_ns, keep=keep, reasons=reasons
                 )
             )
-
-
-def _protection(record: SnapshotRecord, anchors: Anchors) -> tuple[str, ...]:
-    """Why no policy may delete it."""
-    cloned, current = anchors
-    reasons = {
-        "held": bool(record.holds),
-        "locked": is_locked(record),
-        "tagged": bool(record.tags),
-        "cloned": record.epoch in cloned,
-        "current": record.epoch in current,
-    }
-    return tuple(reason for reason, holds in reasons.items() if holds)

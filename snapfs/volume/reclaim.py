@@ -52,16 +52,6 @@ class Reclaim:
         self._scan: _Scan | None = None
         self._near: Path | None = None
 
-    def pending(self) -> bool:
-        """Whether there is anything to do now."""
-        core = self._core
-        return bool(
-            unaccounted.first(core.index)
-            or core.to_reap()
-            or core.epochs.reclaimable() != ROOT
-            or core.accounts.sweep_due()
-        )
-
     def step(self, until: float | None = None) -> bool:
         """Do one batch, or as much as can be done until then (by ``time.perf_counter``); whether there was anything."""
         if until is None:

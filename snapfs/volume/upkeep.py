@@ -61,8 +61,6 @@ class Upkeep:
         self._leftovers = leftovers
         self._commit = commit
         self._lock = trio.Lock()
-        self._wanted = 0
-        """Who waits for the lock, or has it, for space."""
         self.turns = Turns(requests)
         self.giveback = GiveBack(core, self.turns)
         self.compaction = Compaction(

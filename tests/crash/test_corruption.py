@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,6 @@ from snapfs.testing.corrupting import (
     REBUILD_EVERY,
     Expected,
     Verdict,
-    build,
     copy,
     damage,
     examine,
@@ -36,13 +34,6 @@ from snapfs.volume.lake import Lake
 
 QUICK = range(40)
 SOAK = range(1000)
-
-
-@pytest.fixture(scope="module")
-def original() -> Iterator[tuple[Path, Expected]]:
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "store"
-        yield path, build(path)
 
 
 def run(original: tuple[Path, Expected], tmp_path: Path, seeds: range, rebuild_every: int) -> Counter[tuple[str, str]]:

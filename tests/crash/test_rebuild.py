@@ -6,7 +6,6 @@ import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,30 +19,12 @@ from snapfs.store import layout
 from snapfs.store.disk import Disk
 from snapfs.store.scan import Found, SegmentScan, segment_file, segment_files
 from snapfs.testing import trees
-from snapfs.testing.corrupting import Expected, build, copy
+from snapfs.testing.corrupting import Expected, copy
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import BROKEN, FaultyDisk
 from snapfs.testing.machine import StoreMachine
 from snapfs.types import SegmentId
 from snapfs.volume.repair import rebuild
-
-
-@pytest.fixture(scope="module")
-def original() -> Iterator[tuple[Path, Expected]]:
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "store"
-        yield path, build(path)
-
-
-@pytest.fixture
-def store(tmp_path: Path, original: tuple[Path, Expected]) -> Path:
-    copy(original[0], tmp_path / "store")
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def expected(original: tuple[Path, Expected]) -> Expected:
-    return original[1]
 
 
 def scanned(store: Path, number: SegmentId) -> list[Found]:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import random
 import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,24 +71,6 @@ def shown(engine: EngineSubject) -> Expected:
         for record in engine.lake.snapshots.all(volume):
             found[volume.name, record.name] = engine.tree(volume.name, record.name)
     return found
-
-
-@pytest.fixture(scope="module")
-def original() -> Iterator[tuple[Path, Expected]]:
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "store"
-        yield path, fill(path)
-
-
-@pytest.fixture
-def store(tmp_path: Path, original: tuple[Path, Expected]) -> Path:
-    copy(original[0], tmp_path / "store")
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def expected(original: tuple[Path, Expected]) -> Expected:
-    return original[1]
 
 
 def overwrite(store: Path, page: int, data: bytes) -> None:

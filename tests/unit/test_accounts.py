@@ -421,7 +421,7 @@ class TestShared:
         engine.reclaim()
         assert is_dying(engine, epoch)
         assert self.stored(engine) == {0, 1, 2, 3}
-        assert not engine.lake.reclaim.pending()
+        assert not engine.lake.reclaim.step()
         write(engine, 10, volume="a")
         assert self.stored(engine) == {0, 1, 2, 3}
         write(engine, 11, volume="b")
@@ -432,7 +432,7 @@ class TestShared:
         settle(engine)
         engine.reclaim()
         assert is_dying(engine, epoch)
-        assert not engine.lake.reclaim.pending()
+        assert not engine.lake.reclaim.step()
         for volume in ("a", "data"):
             engine.remove_volume(volume, snapshots=True)
         engine.reclaim()
@@ -494,7 +494,7 @@ class TestShared:
         engine.reclaim()
         assert state() == records.SHARED
         engine.reopen()
-        assert not engine.lake.reclaim.pending()
+        assert not engine.lake.reclaim.step()
         for volume in ("b", "data"):
             engine.remove_volume(volume, snapshots=True)
         assert state() == records.DYING

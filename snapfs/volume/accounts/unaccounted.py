@@ -48,12 +48,5 @@ def first(source: Reading, epoch: Epoch | None = None, ino: Ino | None = None) -
     return None
 
 
-def offset_of(source: Reading, epoch: Epoch, ino: Ino, fork: int) -> int | None:
-    """From where on extents of the fork that the epoch hid are not accounted; None: all are."""
-    for key, _ in items(source, "unaccounted", keys.u64(epoch) + keys.extents(ino, fork)):
-        return decode(key).offset
-    return None
-
-
 def put(index: Index, row: Unaccounted) -> None:
     index.put("unaccounted", row.key, records.PRESENT)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 from collections import OrderedDict
 from itertools import islice
@@ -224,8 +223,3 @@ def _told(path: Path, error: OSError) -> SnapfsError:
     kind = kinds.get(error.errno or 0, Unavailable)
     hint = "what is imported is a directory" if kind is NotADirectory else ""
     return kind(f"{os.fspath(path)!a}: {error.strerror}", hint=hint)
-
-
-def is_special(mode: int) -> bool:
-    """Neither a regular file nor a symbolic link nor a directory."""
-    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode))
