@@ -12,10 +12,10 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test soak demo lint format generate bench lock clean
+.PHONY: help setup test soak demo lint format generate bench bench-full peers plots lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## Debian packages, .venv, everything installed
 
@@ -48,12 +48,21 @@ format: $(READY)  ## lay the code out
 generate: $(READY)  ## what is made from other files: the stubs of proto/, the synchronous client
 	$(BIN)/python scripts/generate.py
 
-bench: $(READY)  ## the measurements of benchmarks/
+bench: $(READY)  ## the measurements of benchmarks/, short: about 10 minutes (as root, after make peers)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-full: $(READY)  ## the measurements at full size: hours, and 30 GB of disk under TMPDIR
+	$(BIN)/python -m benchmarks --full $(BENCH_ARGS)
+
+peers: $(READY)  ## what the measurements compare with, as far as Debian and PyPI have it
+	PYTHON='$(PYTHON)' scripts/peers.sh .peers
+
+plots: $(READY)  ## docs/benchmarks from docs/benchmarks/data
+	$(BIN)/python -m benchmarks.plots
 
 lock: $(READY)  ## pin the newest versions that fit into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file $(LOCK)
 
 clean:  ## remove what set-up and the tools made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .peers build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

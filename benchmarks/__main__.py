@@ -1,4 +1,4 @@
-"""Run all benchmarks, each in a process of its own; the exit code is 1 if any limit was missed."""
+"""Run all benchmarks, each in a process of its own; the exit code is 1 if any limit was missed, 2 if one failed."""
 
 from __future__ import annotations
 
@@ -7,30 +7,63 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import plots
+from benchmarks.report import Report
+
 NAMES = (
-    "hook", "control", "scaling", "history", "difference", "growth", "rewriting", "versions", "deletion", "importing",
+    "smallfiles", "streaming", "randomio", "sourcetree", "gitwork", "training",
+    "sweeps", "mllife", "memory", "history", "difference", "growth", "rewriting", "versions",
+    "deletion", "importing", "hook", "control",
 )  # fmt: skip
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--json", metavar="DIR", type=Path, help="also write DIR/NAME.json each")
+    told = "full sizes: takes hours and 30 GB (default: about 10 minutes)"
+    parser.add_argument("--full", action="store_true", help=told)
     told = "shrink the data by this factor; 1 is the full size (default: each benchmark's own)"
     parser.add_argument("--scale", help=told)
+    told = f"where each one's values are kept, as DIR/NAME.json (default: {RESULTS})"
+    parser.add_argument("--json", metavar="DIR", type=Path, default=RESULTS, help=told)
+    parser.add_argument("--plots", action="store_true", help="draw what is kept, into DIR")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(NAMES)}")
-    if options.json:
-        options.json.mkdir(parents=True, exist_ok=True)
-    worst = 0
-    for name in options.names or NAMES:
-        extra = ["--json", str(options.json / f"{name}.json")] if options.json else []
-        extra += ["--scale", options.scale] if options.scale else []
-        command = [sys.executable, "-m", f"benchmarks.{name}", *extra]
-        worst = max(worst, abs(subprocess.run(command, check=False).returncode))
-    return min(worst, 1)
+    options.json.mkdir(parents=True, exist_ok=True)
+    more = ["--full"] if options.full else []
+    more += ["--scale", options.scale] if options.scale else []
+    chosen = options.names or NAMES
+    failed = [name for name in chosen if not run(name, options.json, more)]
+    reports = [Report.load(path) for name in chosen if (path := options.json / f"{name}.json").exists()]
+    if options.plots:
+        plots.make(options.json, options.json)
+    return summarize(reports, failed)
+
+
+def run(name: str, results: Path, more: list[str]) -> bool:
+    """Whether it came to its end."""
+    kept = results / f"{name}.json"
+    kept.unlink(missing_ok=True)
+    words = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(kept), *more]
+    subprocess.run(words, check=False)
+    return kept.exists()
+
+
+def summarize(reports: list[Report], failed: list[str]) -> int:
+    """Tell what was held and missed; the exit code."""
+    print("\n## Limits\n")
+    for report in reports:
+        for words in report.missed:
+            print(f"MISSED  {report.name}: {words}")
+    for name in failed:
+        print(f"FAILED  {name}: it left no report")
+    missed = sum(len(report.missed) for report in reports)
+    print(f"{sum(report.held for report in reports)} limits held, {missed} missed, {len(failed)} benchmarks failed")
+    return 2 if failed else 1 if missed else 0
 
 
 if __name__ == "__main__":

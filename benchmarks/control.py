@@ -221,4 +221,4 @@ if __name__ == "__main__":
         serve_bare(sys.argv[2])
     else:
         question = "what do 64 clients get, and what does the mount notice of them?"
-        sys.exit(harness.main(Report("control", question), body, repeats=1))
+        sys.exit(harness.main(Report("control", question), body, repeats=1, scale=0.2))

@@ -104,4 +104,4 @@ def body(report: Report, options: Options, place: Path) -> None:
 
 if __name__ == "__main__":
     question = "how much does a store grow by a small change of a large file?"
-    sys.exit(harness.main(Report("growth", question), body, repeats=5))
+    sys.exit(harness.main(Report("growth", question), body, repeats=2, full_repeats=5, scale=0.1))

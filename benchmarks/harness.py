@@ -1,4 +1,4 @@
-"""What the benchmarks share: scratch stores, real mounts, turns, medians, tables.
+"""What the benchmarks share: scratch stores, real mounts, turns, the options of each (figures: report.py).
 
 Rules:
   * Every path is under one temporary directory on the disk that TMPDIR names; it is removed, and every mount in
@@ -12,30 +12,33 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import random
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from benchmarks.report import Report as Report  # the benchmarks know it by this module
+from benchmarks.report import described as described
 from snapfs import api, mounts
 from snapfs.errors import SnapfsError
 from snapfs.service import Service
 from snapfs.volume.lake import Lake
 
 SNAP: Final = str(Path(sys.executable).parent / "snap")
+
+PEERS: Final = Path(__file__).parents[1] / ".peers/bin"
+"""Where `make peers` puts what is in no package of the system; looked at after PATH."""
 
 VOLUME: Final = "data"
 
@@ -46,104 +49,6 @@ COMMIT_EVERY_FILES: Final = 5000
 
 QUIET_SECONDS: Final = 1.0
 """After building: what the disk still has to write falls on nobody's measurement."""
-
-
-# -- figures
-
-
-@dataclass
-class Row:
-    """One line of a report: named series of one quantity, and how they relate."""
-
-    what: str
-    unit: str
-    series: dict[str, list[float]]
-    limit: float | None = None
-    ratio: tuple[str, str] | None = None
-    """(of, to): names of the two series whose medians' ratio counts."""
-
-    @property
-    def figure(self) -> float:
-        """What the limit is held against: the ratio of two medians, or the largest value of the first series."""
-        if self.ratio:
-            of, to = (statistics.median(self.series[name]) for name in self.ratio)
-            return of / to
-        return max(next(iter(self.series.values())))
-
-    @property
-    def met(self) -> bool:
-        return self.limit is None or self.figure <= self.limit
-
-
-@dataclass
-class Report:
-    """Figures of one benchmark; printed as they come, as lines of a Markdown table."""
-
-    name: str
-    question: str
-    rows: list[Row] = field(default_factory=list)
-
-    def start(self) -> None:
-        print(f"\n## {self.name}: {self.question}\n\n{machine()}\n", flush=True)
-        print("| what | median (10th to 90th percentile) | ratio or largest | limit | |")
-        print("|---|---|---|---|---|", flush=True)
-
-    def compare(
-        self, what: str, series: Mapping[str, Sequence[float]], *, unit: str = "ms", limit: float | None = None
-    ) -> None:
-        """Seconds of two variants: the ratio of the second to the first."""
-        names = list(series)
-        self._add(Row(what, unit, _scaled(series, unit), limit, (names[1], names[0])))
-
-    def values(
-        self, what: str, series: Mapping[str, Sequence[float]], *, unit: str, limit: float | None = None
-    ) -> None:
-        """Figures whose first series' largest value is held against a limit, in the unit."""
-        self._add(Row(what, unit, _scaled(series, unit), limit))
-
-    def _add(self, row: Row) -> None:
-        self.rows.append(row)
-        shown = "<br>".join(f"{name}: {_summary(values)} {row.unit}" for name, values in row.series.items())
-        unit = "" if row.ratio else f" {row.unit}"
-        limit = "" if row.limit is None else f"{row.limit:g}{unit}"
-        verdict = "" if row.limit is None else "met" if row.met else "MISSED"
-        figure = f"{row.figure:.2f}{unit}" if row.ratio or row.limit is not None else ""
-        print(f"| {row.what} | {shown} | {figure} | {limit} | {verdict} |", flush=True)
-
-    def save(self, path: Path) -> None:
-        """Write everything, each single value included, as JSON."""
-        rows = [{**vars(row), "figure": row.figure, "met": row.met} for row in self.rows]
-        document = {"benchmark": self.name, "question": self.question, "machine": machine(), "rows": rows}
-        path.write_text(json.dumps(document, indent=1) + "\n")
-
-    @property
-    def exit_code(self) -> int:
-        return 0 if all(row.met for row in self.rows) else 1
-
-
-_FACTORS: Final = {"s": 1, "calls": 1, "times": 1, "ms": 1e3, "us": 1e6, "bytes": 1, "KiB": 2**-10, "MB": 1e-6}
-
-
-def _scaled(series: Mapping[str, Sequence[float]], unit: str) -> dict[str, list[float]]:
-    """From seconds or bytes to the unit that is shown."""
-    return {name: [value * _FACTORS[unit] for value in values] for name, values in series.items()}
-
-
-def _summary(values: Sequence[float]) -> str:
-    ordered = sorted(values)
-    low, high = (ordered[round(part * (len(ordered) - 1))] for part in (0.1, 0.9))
-    spread = f" ({low:.3g} to {high:.3g})" if len(ordered) > 1 else ""
-    return f"{statistics.median(ordered):.3g}{spread}"
-
-
-def machine() -> str:
-    """When and on what: one line."""
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    load = os.getloadavg()[0]
-    return (
-        f"{now}; {os.cpu_count()} cores ({platform.machine()}), Linux {platform.release()}, "
-        f"Python {platform.python_version()}; load average at the start {load:.1f}"
-    )
 
 
 # -- taking turns
@@ -182,6 +87,24 @@ async def turns_async(actions: Mapping[str, Callable[[], Awaitable[float]]], rep
             if number:
                 found[name].append(value)
     return found
+
+
+def rounds(
+    actions: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int, *, first_counts: bool = False
+) -> dict[str, dict[str, list[float]]]:
+    """Like ``turns`` for actions that measure several kinds of things: kind -> subject -> values.
+
+    ``first_counts``: for what takes long and starts anew in every round.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for number in range(1 if first_counts else 0, repeats + 1):
+        for name in _order(actions, number):
+            measured = actions[name]()
+            for kind, value in measured.items():
+                values = found.setdefault(kind, {each: [] for each in actions})[name]
+                if number:
+                    values.append(value)
+    return {kind: {name: values for name, values in series.items() if values} for kind, series in found.items()}
 
 
 def _order(actions: Mapping[str, object], number: int) -> list[str]:
@@ -255,12 +178,12 @@ def scratch() -> Iterator[Path]:
     try:
         yield place
     finally:
-        for root in place.glob("*.mount"):
-            while mounts.at(root) is not None:
-                with contextlib.suppress(SnapfsError, SystemExit):
-                    snap("umount", root)
-                if mounts.at(root) is not None:
-                    mounts.unmount(root, lazy=True)
+        for mount in reversed([one for one in mounts.table() if one.mountpoint.is_relative_to(place.resolve())]):
+            with contextlib.suppress(SnapfsError, SystemExit):
+                if mount.type == mounts.TYPE:
+                    snap("umount", mount.mountpoint)
+            if mounts.at(mount.mountpoint) is not None:
+                mounts.unmount(mount.mountpoint, lazy=True)
         shutil.rmtree(place)
 
 
@@ -341,24 +264,53 @@ class Options:
     repeats: int
     scale: float
     json: Path | None
+    on: tuple[str, ...] = ()
+    """Subjects that are compared, of a benchmark that has several; the first is what the others are held against."""
 
     def scaled(self, number: int, least: int = 1) -> int:
         return max(least, round(number * self.scale))
 
 
-def main(report: Report, body: Callable[[Report, Options, Path], None], *, repeats: int, scale: float = 1.0) -> int:
-    """Run a benchmark; its exit code: 1 if a limit was missed.  ``scale``: unless another is asked for."""
+def main(
+    report: Report, body: Callable[[Report, Options, Path], None], *, repeats: int, scale: float = 1.0,
+    full_repeats: int = 0, subjects: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Run a benchmark; its exit code: 1 if a limit was missed.
+
+    Args:
+        scale: of the data, unless another is asked for; 1 is the full size.
+        full_repeats: with --full; 0: as without.
+        subjects: names of what is compared, if some of them can be chosen.
+    """
     parser = argparse.ArgumentParser(description=report.question)
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds that count (default: {repeats})")
+    parser.add_argument("--repeats", type=int, help=f"rounds that count (default: {repeats})")
     told = f"shrink the data by this factor; 1 is the full size (default: {scale:g})"
-    parser.add_argument("--scale", type=float, default=scale, help=told)
+    parser.add_argument("--scale", type=float, help=told)
+    parser.add_argument("--full", action="store_true", help="full size, and as many rounds as that is worth")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every value to FILE")
+    if subjects:
+        names = ", ".join(subjects)
+        parser.add_argument("--on", default=",".join(subjects), metavar="NAME,...", help=f"some of {names}")
     given = parser.parse_args()
-    if given.repeats < 1 or not 0 < given.scale <= 1:
+    full = 1.0 if given.full else scale
+    wanted = given.repeats or (full_repeats if given.full and full_repeats else repeats)
+    options = Options(wanted, given.scale or full, given.json)
+    options.on = tuple(given.on.split(",")) if subjects else ()
+    if options.repeats < 1 or not 0 < options.scale <= 1:
         parser.error("--repeats is at least 1, --scale more than 0 and at most 1")
+    if unknown := sorted(set(options.on) - set(subjects)):
+        parser.error(f"nothing here is called {unknown[0]!r}: there are {', '.join(subjects)}")
+    os.environ["PATH"] += os.pathsep + str(PEERS)
+    report.settings = {"scale": options.scale, "repeats": options.repeats}
+    signal.signal(signal.SIGTERM, _terminated)
     report.start()
     with scratch() as place:
-        body(report, Options(given.repeats, given.scale, given.json), place)
+        body(report, options, place)
     if given.json:
         report.save(given.json)
     return report.exit_code
+
+
+def _terminated(*_: object) -> None:
+    """As if interrupted: what is mounted is unmounted."""
+    raise SystemExit(128 + signal.SIGTERM)

@@ -140,4 +140,4 @@ def body(report: Report, options: Options, place: Path) -> None:
 
 if __name__ == "__main__":
     question = "how fast do files come into a store?"
-    sys.exit(harness.main(Report("importing", question), body, repeats=1, scale=0.1))
+    sys.exit(harness.main(Report("importing", question), body, repeats=1, scale=0.05))

@@ -122,4 +122,4 @@ def body(report: Report, options: Options, place: Path) -> None:
 
 if __name__ == "__main__":
     question = "what does a file that is rewritten whole add?"
-    sys.exit(harness.main(Report("rewriting", question), body, repeats=3, scale=0.1))
+    sys.exit(harness.main(Report("rewriting", question), body, repeats=1, full_repeats=3, scale=0.05))

@@ -68,4 +68,4 @@ def body(report: Report, options: Options, place: Path) -> None:
 
 if __name__ == "__main__":
     question = "what do twenty versions take, of which each changes one page in a hundred?"
-    sys.exit(harness.main(Report("versions", question), body, repeats=1, scale=0.1))
+    sys.exit(harness.main(Report("versions", question), body, repeats=1, scale=0.05))

@@ -64,7 +64,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear "$venv"
 fi
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --constraint "$lock" \
-    --editable '.[demo,test,dev]'
+    --editable '.[bench,demo,test,dev]'
 # A command is felt at every commit; compiling its modules would be the larger part of it, each time, where Python may not
 # write beside the sources.
 "$venv/bin/python" -m compileall -q snapfs cli

@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -26,6 +26,13 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Of ``text``."""
 
 
+_POLLING: Final = {
+    "found": "Requests of the kernel that were awaited past the scheduler",
+    "sleeps": "Requests of the kernel that the scheduler awaited",
+    "passes": "How often other tasks went before the next request",
+}
+
+
 class Metrics:
     """All metrics of one store.
 
@@ -33,6 +40,7 @@ class Metrics:
         fuse: requests of the kernel by operation; their outcomes are names of errors (errno).
         rpc: calls of the API by method; their outcomes are gRPC codes.
         open_files: how many files programs have open.
+        polling: how the kernel's requests were awaited, by the names of ``_POLLING``.
     """
 
     def __init__(
@@ -42,8 +50,10 @@ class Metrics:
         fuse: Timings | None = None,
         rpc: Timings | None = None,
         open_files: Callable[[], int] = lambda: 0,
+        polling: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._registry = CollectorRegistry()
+        self._registry.register(_Polling(polling))
         self._registry.register(_Store(lake, open_files))
         self._registry.register(
             _Requests("snapfs_fuse", fuse or Timings(), "operation", "errno", "Requests of the kernel", "errors")
@@ -56,6 +66,18 @@ class Metrics:
     def text(self) -> str:
         """Text exposition format 0.0.4."""
         return generate_latest(self._registry).decode()
+
+
+class _Polling(Collector):
+    """How the kernel's requests were awaited."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, float]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._counts()
+        for name, help_text in _POLLING.items():
+            yield CounterMetricFamily(f"snapfs_polling_{name}", help_text, value=counts.get(name, 0))
 
 
 class _Requests(Collector):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Final
 
 BOUNDS_SECONDS: Final = (
@@ -41,15 +41,12 @@ class Timings:
     """Durations by name, and outcomes worth counting by (name, outcome)."""
 
     def __init__(self) -> None:
-        self.by_name: dict[str, Timing] = {}
+        self.by_name: defaultdict[str, Timing] = defaultdict(Timing)
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def add(self, name: str, seconds: float) -> None:
-        timing = self.by_name.get(name)
-        if timing is None:
-            timing = self.by_name[name] = Timing()
-        timing.add(seconds)
+        self.by_name[name].add(seconds)
 
     def sums(self) -> tuple[int, float]:
         """(how often anything happened, seconds that it took in all)."""

@@ -68,6 +68,7 @@ class Daemon(Table, frozen=True, kw_only=True):
 class Mount(Table, frozen=True, kw_only=True):
     allow_other: Annotated[bool, _fixed("Users other than the one who mounts may use the mount.")] = False
     xattrs: Annotated[bool, _fixed("Extended attributes; small writes become slower.")] = False
+    polling: Annotated[bool, _live("Requests are awaited past the scheduler while they come fast.")] = True
 
 
 class Store(Table, frozen=True, kw_only=True):

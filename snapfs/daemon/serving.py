@@ -96,6 +96,7 @@ def serve(store: Path, mountpoint: Path, options: Options, process: Process) -> 
         options = Options(
             allow_other=options.allow_other or config.mount.allow_other,
             xattrs=options.xattrs or config.mount.xattrs,
+            polling=config.mount.polling,
         )
         trio.run(_Daemon(lake, settings, place, options, process, bound).run)
     log.info("the store is closed", store=lake.path)
@@ -122,7 +123,11 @@ class _Daemon:
         self._bound = bound
         self._calls = Timings()
         self._metrics = Metrics(
-            lake, fuse=self._session.timings, rpc=self._calls, open_files=self._session.files_open
+            lake,
+            fuse=self._session.timings,
+            rpc=self._calls,
+            open_files=self._session.files_open,
+            polling=self._session.polling.counts,
         )
 
     async def run(self) -> None:
@@ -206,6 +211,7 @@ class _Daemon:
         exporter.serve(config.metrics.address)
         self._process.configure(config)
         self._lake.follow(config.pace())
+        self._session.polling.enabled = config.mount.polling
         schedule.follow(config.pace())
 
     def _ends(self, number: signal.Signals) -> bool:

@@ -29,8 +29,10 @@ _HEAD = struct.Struct(">QB")
 _HASHED = struct.Struct(">QBQ")
 _EXTENT = struct.Struct(">QBIQ")
 _U64 = struct.Struct(">Q")
+_pack_u64 = _U64.pack
 
-_INVERT: Final = (1 << 64) - 1
+INVERT: Final = (1 << 64) - 1
+"""An epoch is inverted by taking it from this."""
 EPOCH_BYTES: Final = 8
 HEAD_BYTES: Final = _HEAD.size
 """Bytes of inode and kind, before the sub-key."""
@@ -41,7 +43,7 @@ COOKIE_MIN: Final = 3
 
 def u64(number: int) -> bytes:
     """Key of a table that is ordered by number."""
-    return _U64.pack(number)
+    return _pack_u64(number)
 
 
 def _damaged(key: bytes) -> Corrupt:
@@ -57,7 +59,8 @@ def from_u64(key: bytes, offset: int = 0) -> int:
 
 def name_cookie(name: bytes, seed: int) -> int:
     """63-bit hash of a name, seeded by the store: its place in the directory and its readdir cookie."""
-    return max(xxhash.xxh3_64_intdigest(name, seed) >> 1, COOKIE_MIN)
+    cookie = xxhash.xxh3_64_intdigest(name, seed) >> 1
+    return cookie if cookie > COOKIE_MIN else COOKIE_MIN
 
 
 def head(ino: Ino, kind: int) -> bytes:
@@ -130,11 +133,11 @@ def split_extent(subject: bytes) -> tuple[int, int]:
 
 
 def versioned(subject: bytes, epoch: int) -> bytes:
-    return subject + _U64.pack(_INVERT - epoch)
+    return subject + _pack_u64(INVERT - epoch)
 
 
 def epoch_of(key: bytes) -> Epoch:
     try:
-        return Epoch(_INVERT - _U64.unpack_from(key, len(key) - EPOCH_BYTES)[0])
+        return Epoch(INVERT - _U64.unpack_from(key, len(key) - EPOCH_BYTES)[0])
     except struct.error:
         raise _damaged(key) from None

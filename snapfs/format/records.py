@@ -21,15 +21,17 @@ from snapfs.api import Event, GitCommit, QuotaKind, RetentionPolicy
 from snapfs.errors import Corrupt
 from snapfs.types import BLOCK_BYTES_MAX, FILE_BYTES_MAX, INO_BITS, BlockId, Epoch, Ino, SegmentId, VolumeId
 
-_CRC = struct.Struct("<I")
+_pack_crc = struct.Struct("<I").pack
 CRC_BYTES: Final = 4
+_CRC_OF_SEALED: Final = 0x2144DF1C
+"""CRC-32 of whatever bytes and their own CRC-32 behind them (little-endian): a property of the polynomial."""
 TOMBSTONE: Final = b""
 PRESENT: Final = b"\x01"
 """Payload of records that say no more than that they are there (parent links); prefix of xattr values."""
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
-    return payload + _CRC.pack(crc32(payload, crc32(key)))
+    return payload + _pack_crc(crc32(payload, crc32(key)))
 
 
 def unseal(key: bytes, value: bytes) -> bytes:
@@ -38,10 +40,9 @@ def unseal(key: bytes, value: bytes) -> bytes:
     Raises:
         Corrupt: the checksum does not match.
     """
-    payload = value[:-CRC_BYTES]
-    if value[-CRC_BYTES:] != _CRC.pack(crc32(payload, crc32(key))):
+    if crc32(value, crc32(key)) != _CRC_OF_SEALED or len(value) < CRC_BYTES:
         raise Corrupt(f"index record {key.hex()} is damaged", hint="run: snap fsck")
-    return payload
+    return value[:-CRC_BYTES]
 
 
 _R = TypeVar("_R")

@@ -12,7 +12,7 @@ import stat
 from typing import Final
 
 import msgspec
-from pyfuse3 import EntryAttributes, InodeT, SetattrFields, StatvfsData
+from pyfuse3 import EntryAttributes, SetattrFields, StatvfsData
 
 from snapfs.format.records import Inode
 from snapfs.fuse.nodes import Node
@@ -31,19 +31,21 @@ _STAT_BLOCK_BYTES: Final = 512
 
 
 def of_inode(node: Node, inode: Inode, entry_seconds: int = CACHED_SECONDS) -> EntryAttributes:
-    """Attributes of an object in a tree."""
+    """Attributes of an object in a tree.  Of an empty one some are zero already, and the block size is a page."""
     entry = EntryAttributes()
-    entry.st_ino = InodeT(node)
+    entry.st_ino = node
     entry.entry_timeout = entry_seconds
     entry.attr_timeout = CACHED_SECONDS
     entry.st_mode = inode.mode
     entry.st_nlink = inode.nlink
     entry.st_uid = inode.uid
     entry.st_gid = inode.gid
-    entry.st_rdev = inode.rdev
-    entry.st_size = inode.size
-    entry.st_blksize = PAGE_BYTES
-    entry.st_blocks = -(-inode.allocated_bytes // _STAT_BLOCK_BYTES)
+    if inode.rdev:
+        entry.st_rdev = inode.rdev
+    if inode.size:
+        entry.st_size = inode.size
+    if inode.allocated_bytes:
+        entry.st_blocks = -(-inode.allocated_bytes // _STAT_BLOCK_BYTES)
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
@@ -60,7 +62,7 @@ def unprivileged(mode: int) -> int | None:
 def of_virtual(node: Node, mode: int, *, size: int = 0, nlink: int = 1, time_ns: int, seconds: int) -> EntryAttributes:
     """Attributes of an object that is in no tree; it belongs to who mounted."""
     entry = EntryAttributes()
-    entry.st_ino = InodeT(node)
+    entry.st_ino = node
     entry.entry_timeout = seconds
     entry.attr_timeout = seconds
     entry.st_mode = mode
@@ -75,30 +77,36 @@ def of_virtual(node: Node, mode: int, *, size: int = 0, nlink: int = 1, time_ns:
 
 def changed(inode: Inode, attr: EntryAttributes, fields: SetattrFields) -> Inode:
     """An inode with what setattr changes of it, but for the size."""
-    return msgspec.structs.replace(
-        inode,
-        mode=stat.S_IFMT(inode.mode) | stat.S_IMODE(attr.st_mode) if fields.update_mode else inode.mode,
-        uid=attr.st_uid if fields.update_uid else inode.uid,
-        gid=attr.st_gid if fields.update_gid else inode.gid,
-        atime_ns=attr.st_atime_ns if fields.update_atime else inode.atime_ns,
-        mtime_ns=attr.st_mtime_ns if fields.update_mtime else inode.mtime_ns,
-        ctime_ns=attr.st_ctime_ns if fields.update_ctime else now_ns(),
-    )
+    changes = {"ctime_ns": attr.st_ctime_ns if fields.update_ctime else now_ns()}
+    if fields.update_mtime:
+        changes["mtime_ns"] = attr.st_mtime_ns
+    if fields.update_atime:
+        changes["atime_ns"] = attr.st_atime_ns
+    if fields.update_mode:
+        changes["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(attr.st_mode)
+    if fields.update_uid:
+        changes["uid"] = attr.st_uid
+    if fields.update_gid:
+        changes["gid"] = attr.st_gid
+    return msgspec.structs.replace(inode, **changes)
 
 
 def of_dot(node: Node) -> EntryAttributes:
     """What readdir needs of ``.`` and ``..``."""
     entry = EntryAttributes()
-    entry.st_ino = InodeT(node)
+    entry.st_ino = node
     entry.st_mode = stat.S_IFDIR
     return entry
 
 
-def absent() -> EntryAttributes:
-    """A name that does not exist, to be remembered as such."""
+def _absent() -> EntryAttributes:
     entry = EntryAttributes()
     entry.entry_timeout = CACHED_SECONDS
     return entry
+
+
+ABSENT: Final = _absent()
+"""A name that does not exist, to be remembered as such."""
 
 
 def of_space(space: Space) -> StatvfsData:

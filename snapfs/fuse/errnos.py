@@ -2,52 +2,27 @@
 
 Invariants:
   * ``ERRNOS`` is total over ``Kind``; a test proves it.
-  * ``request`` wraps every handler: nothing but FUSEError leaves one, as anything else would end the mount; how long
-    each took and what it failed with is counted.
+  * ``request`` or ``waiting_request`` wraps every handler: nothing but FUSEError leaves one, as anything else would
+    end the mount; how long each took and what it failed with is counted.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
 
 from pyfuse3 import FUSEError
 
+from snapfs.errnos import ERRNOS as ERRNOS
 from snapfs.errors import Kind, NoSpace, SnapfsError
 from snapfs.timings import Timings
 
 log = logging.getLogger(__name__)
-
-ERRNOS: Final[dict[Kind, int]] = {
-    Kind.NOT_FOUND: errno.ENOENT,
-    Kind.ALREADY_EXISTS: errno.EEXIST,
-    Kind.NOT_A_DIRECTORY: errno.ENOTDIR,
-    Kind.IS_A_DIRECTORY: errno.EISDIR,
-    Kind.NOT_EMPTY: errno.ENOTEMPTY,
-    Kind.NAME_TOO_LONG: errno.ENAMETOOLONG,
-    Kind.INVALID: errno.EINVAL,
-    Kind.NOT_PERMITTED: errno.EPERM,
-    Kind.UNAUTHENTICATED: errno.EACCES,
-    Kind.READ_ONLY: errno.EROFS,
-    Kind.CROSS_VOLUME: errno.EXDEV,
-    Kind.TOO_MANY_LINKS: errno.EMLINK,
-    Kind.TOO_LARGE: errno.EFBIG,
-    Kind.NO_SPACE: errno.ENOSPC,
-    Kind.NO_ATTRIBUTE: errno.ENODATA,
-    Kind.STALE: errno.ESTALE,
-    Kind.CONFLICT: errno.EBUSY,
-    Kind.BUSY: errno.EBUSY,
-    Kind.UNAVAILABLE: errno.EIO,
-    Kind.UNSUPPORTED: errno.EOPNOTSUPP,
-    Kind.CANCELLED: errno.EINTR,
-    Kind.CORRUPT: errno.EIO,
-    Kind.IO: errno.EIO,
-    Kind.QUOTA_EXCEEDED: errno.EDQUOT,
-}
 
 _LOGGED: Final = frozenset({Kind.CORRUPT, Kind.IO, Kind.UNAVAILABLE})
 """What an administrator must hear about: the caller sees a bare EIO."""
@@ -69,29 +44,56 @@ S = TypeVar("S", bound=Handlers)
 Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
 
 
-def request(handler: Handler[S, P, R]) -> Handler[S, P, R]:
-    """Make a method a FUSE handler: its errors become errnos, unexpected ones EIO and a log line.  For want of
-    space it is tried once more when room was made: a request that is refused has changed nothing."""
-
+def request(handler: Callable[Concatenate[S, P], R]) -> Handler[S, P, R]:
+    """Make a method that never waits a FUSE handler: its errors become errnos, unexpected ones EIO and a log line.  For
+    want of space it is tried once more when room was made: a request that is refused has changed nothing."""
+    assert not inspect.iscoroutinefunction(handler)
     name = handler.__name__
+    answer = cast("Callable[..., R]", handler)
 
     @functools.wraps(handler)
-    async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def wrapper(*args: Any) -> R:  # positional, as pyfuse3 calls it: passing on names costs more
         began = perf_counter()
         try:
             try:
-                return await handler(self, *args, **kwargs)
+                return answer(*args)
             except NoSpace:
-                await self.make_room()
-                return await handler(self, *args, **kwargs)
+                await args[0].make_room()
+                return answer(*args)
         except Exception as error:
-            failed = _answer(name, error)
-            self.timings.outcomes[name, errno.errorcode.get(failed.errno, str(failed.errno))] += 1
-            raise failed from None
+            raise _failed(args[0].timings, name, error) from None
         finally:
-            self.timings.add(name, perf_counter() - began)
+            args[0].timings.by_name[name].add(perf_counter() - began)
 
-    return wrapper
+    return cast("Handler[S, P, R]", wrapper)
+
+
+def waiting_request(handler: Handler[S, P, R]) -> Handler[S, P, R]:
+    """``request`` for a method that waits: a coroutine more."""
+    name = handler.__name__
+    answer = cast("Callable[..., Awaitable[R]]", handler)
+
+    @functools.wraps(handler)
+    async def wrapper(*args: Any) -> R:
+        began = perf_counter()
+        try:
+            try:
+                return await answer(*args)
+            except NoSpace:
+                await args[0].make_room()
+                return await answer(*args)
+        except Exception as error:
+            raise _failed(args[0].timings, name, error) from None
+        finally:
+            args[0].timings.by_name[name].add(perf_counter() - began)
+
+    return cast("Handler[S, P, R]", wrapper)
+
+
+def _failed(timings: Timings, name: str, error: Exception) -> FUSEError:
+    failed = _answer(name, error)
+    timings.outcomes[name, errno.errorcode.get(failed.errno, str(failed.errno))] += 1
+    return failed
 
 
 def _answer(name: str, error: Exception) -> FUSEError:

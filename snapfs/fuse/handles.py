@@ -57,15 +57,15 @@ class Handles:
         self._unlinked: set[Node] = set()
         """Nodes without links that are kept for their handles."""
 
-    def _number(self) -> int:
-        number = self._next
-        self._next += 1
-        return number
-
     def open_file(self, file: File) -> int:
-        number = self._number()
+        number = self._next
+        self._next = number + 1
         self._files[number] = file
-        self._by_node.setdefault(file.node, []).append(file)
+        siblings = self._by_node.get(file.node)
+        if siblings is None:
+            self._by_node[file.node] = [file]
+        else:
+            siblings.append(file)
         return number
 
     def file(self, number: int) -> File:
@@ -79,10 +79,11 @@ class Handles:
         """The file, and whether it is without links and was the last handle of its node to count."""
         file = self._files.pop(number)
         siblings = self._by_node[file.node]
-        siblings.remove(file)
-        if not siblings:
+        if len(siblings) == 1:
             del self._by_node[file.node]
-        if file.stale or self.is_open(file.node) or file.node not in self._unlinked:
+        else:
+            siblings.remove(file)
+        if file.node not in self._unlinked or file.stale or self.is_open(file.node):
             return file, False
         self._unlinked.remove(file.node)
         return file, True
@@ -101,6 +102,10 @@ class Handles:
         self._unlinked.add(node)
         return True
 
+    def is_kept(self, node: Node) -> bool:
+        """Whether the node has no links, but handles."""
+        return node in self._unlinked
+
     def outdate(self, node: Node) -> None:
         """The node's content was replaced: what is open of it is stale."""
         for file in self._by_node.get(node, ()):
@@ -118,7 +123,8 @@ class Handles:
         return found
 
     def open_directory(self, directory: Directory) -> int:
-        number = self._number()
+        number = self._next
+        self._next = number + 1
         self._directories[number] = directory
         return number
 

@@ -18,22 +18,25 @@ Invariants:
   * The kernel knows a node exactly while its count of lookups, less what it forgot, is not zero.
   * A tree is remembered while the kernel knows a node of it.
   * A *retired* node is the kernel's name for content that was replaced; no answer ever names it again.
+  * A regular file that the kernel knows is in its tree unless its node is retired or unlinked, or the tree is gone:
+    whoever takes it away says so in the same step.
   * Memory: two small integers and one slot of a dictionary a node.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NewType
+from typing import Final, TypeAlias
 
 import msgspec
+from pyfuse3 import InodeT
 
 from snapfs.errors import Stale
 from snapfs.format.records import Inode
 from snapfs.types import INO_BITS, Ino
 from snapfs.versions.epochs import View
 
-Node = NewType("Node", int)
+Node: TypeAlias = InodeT
 """Number of an object in requests; also its st_ino."""
 
 ROOT: Final = Node(1)
@@ -57,9 +60,9 @@ class Tree:
     name: bytes
     """Of its root in the directory above."""
 
-    @property
-    def is_head(self) -> bool:
-        return self.view.writable
+    def has_snap(self, directory: Ino) -> bool:
+        """Whether there is a ``.snap`` in the directory."""
+        return directory == self.root and self.view.writable
 
     def node(self, ino: Ino) -> Node:
         return Node(self.number << INO_BITS | ino)
@@ -113,14 +116,23 @@ class Nodes:
 
     def node(self, tree: Tree, ino: Ino) -> Node:
         """The number to name an inode by."""
-        ordinary = tree.node(ino)
-        node = self._spare.get(ordinary, ordinary)
+        node = tree.node(ino)
+        if self._spare:
+            node = self._spare.get(node, node)
         # Brought back by a checkout: the kernel holds what it knows by that number for dead.
         return self._renumber(node) if node in self._unlinked else node
 
     def ordinary(self, node: Node) -> Node:
         """The number made of tree and inode, of a node in a tree; other nodes' numbers as they are."""
         return self._ordinary.get(node, node)
+
+    def place(self, node: Node) -> tuple[Tree, Ino] | None:
+        """Tree and inode of a node; None if it is not in a tree that is left."""
+        if self._ordinary:
+            node = self._ordinary.get(node, node)
+        tree = self._trees.get(node >> INO_BITS)
+        ino = node & _INO_MASK
+        return (tree, Ino(ino)) if tree is not None and ino != SNAP_INO and not tree.view.gone else None
 
     def tree(self, node: Node) -> Tree:
         """Raises Stale if the kernel should not know the node, or its volume or snapshot was deleted."""
@@ -158,7 +170,7 @@ class Nodes:
         """The object has lost its last name and is gone from the tree: who refers to it without having it open
         (O_PATH, a working directory) still sees attributes, and the kernel sets its times."""
         if node in self._known:
-            self._unlinked[node] = msgspec.structs.replace(inode, nlink=0)
+            self._unlinked[node] = msgspec.structs.replace(inode, nlink=0) if inode.nlink else inode
 
     def unlinked(self, node: Node) -> Inode | None:
         """Attributes of an object that is gone, for as long as the kernel knows it."""
@@ -169,7 +181,7 @@ class Nodes:
         known = self._known.get(node)
         if known is None:
             self._known[node] = 2 | regular
-            number = tree_number(self.ordinary(node))
+            number = self._ordinary.get(node, node) >> INO_BITS
             self._per_tree[number] = self._per_tree.get(number, 0) + 1
         else:
             self._known[node] = known + 2
@@ -182,18 +194,23 @@ class Nodes:
             return
         if self._known.pop(node, None) is None:
             return
+        number = self._ordinary.get(node, node) >> INO_BITS
         self._unlinked.pop(node, None)
-        link = self._links.pop(node, None)
-        if link is not None:
-            del self._link_nodes[link]
-        number = tree_number(self.ordinary(node))
-        self._free(node)
+        if self._links or self._ordinary or self._retired:
+            self._give_up(node)
         left = self._per_tree[number] - 1
         if left:
             self._per_tree[number] = left
         else:
             del self._per_tree[number]
             self._trees.pop(number, None)
+
+    def _give_up(self, node: Node) -> None:
+        """The kernel does not know the number any more: nor need we know what is special about it."""
+        link = self._links.pop(node, None)
+        if link is not None:
+            del self._link_nodes[link]
+        self._free(node)
 
     def retire(self, node: Node) -> bool:
         """The content of the node was replaced: if it is a regular file that the kernel knows, the file
@@ -213,6 +230,10 @@ class Nodes:
 
     def is_retired(self, node: Node) -> bool:
         return node in self._retired
+
+    def is_there(self, node: Node) -> bool:
+        """Whether the object of a node that the kernel knows is in its tree, if it is a regular file."""
+        return node not in self._unlinked and node not in self._retired
 
     def _free(self, node: Node) -> None:
         """The kernel does not know the number any more: give up what spare numbers are not needed now."""

@@ -34,6 +34,7 @@ from snapfs.errors import (
     CrossVolume,
     Invalid,
     IsADirectory,
+    NameTooLong,
     NotFound,
     QuotaExceeded,
     ReadOnly,
@@ -42,15 +43,17 @@ from snapfs.errors import (
 )
 from snapfs.format.records import Inode
 from snapfs.fuse import attributes
-from snapfs.fuse.errnos import log, request
+from snapfs.fuse.errnos import log, request, waiting_request
 from snapfs.fuse.handles import Directory
 from snapfs.fuse.nodes import ROOT, SNAP_NAME, Node
-from snapfs.fuse.objects import XattrRequests
+from snapfs.fuse.objects import TYPE_MASK, XattrRequests
+from snapfs.types import NAME_BYTES_MAX
 from snapfs.volume.core import now_ns
 
 _DOT: Final = 1
 _DOT_DOT: Final = 2
 """Cookies of the entries that every directory has."""
+_DOTS: Final = (b".", b"..")
 
 
 class Requests(XattrRequests):
@@ -59,21 +62,29 @@ class Requests(XattrRequests):
     # Names
 
     @request
-    async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        parent = Node(parent_inode)
+    def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        place = self._nodes.place(parent_inode)
+        if place is None or name in _DOTS:
+            return self._lookup_beside(parent_inode, name)
+        tree, ino = place
+        if name == SNAP_NAME and tree.has_snap(ino):
+            return self._virtual.snap_entry(tree)
+        inode = self._files.find(tree.view, ino, name)
+        if inode is not None:
+            return self._entry(tree, inode)
+        if len(name) > NAME_BYTES_MAX:
+            raise NameTooLong(f"a name has at most {NAME_BYTES_MAX} bytes")
+        return attributes.ABSENT
+
+    def _lookup_beside(self, parent: Node, name: bytes) -> EntryAttributes:
+        """What is no entry of a directory in a tree."""
         if name == b".":
             return self._lookup_node(parent)
         if name == b"..":
             return self._lookup_node(self._parent(parent))
-        if self._is_virtual(parent):
-            return self._virtual.lookup(parent, name)
-        tree, ino = self._object(parent)
-        if name == SNAP_NAME and tree.is_head and ino == tree.root:
-            return self._virtual.snap_entry(tree)
-        try:
-            return self._entry(tree, self._files.lookup(tree.view, ino, name))
-        except NotFound:
-            return attributes.absent()
+        if not self._is_virtual(parent):
+            raise Stale(f"node {parent} is of no volume or snapshot that is left")
+        return self._virtual.lookup(parent, name)
 
     def _parent(self, node: Node) -> Node:
         if self._is_virtual(node):
@@ -89,20 +100,18 @@ class Requests(XattrRequests):
         return self._entry(*self._current(node))
 
     @request
-    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+    def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, lookups in inode_list:
-            self._nodes.forget(Node(inode), lookups)
+            self._nodes.forget(inode, lookups)
 
     @request
-    async def mknod(
-        self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext
-    ) -> EntryAttributes:
+    def mknod(self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         tree, parent = self._place(parent_inode, name, new=True)
         inode = self._files.mknod(tree.view, parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid, rdev=rdev)
         return self._entry(tree, inode)
 
     @request
-    async def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+    def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         if parent_inode == ROOT:
             return self._virtual.create_volume(name, mode=stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid)
         tree, parent = self._place(parent_inode, name, new=True)
@@ -110,14 +119,12 @@ class Requests(XattrRequests):
         return self._entry(tree, inode)
 
     @request
-    async def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+    def symlink(self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         tree, parent = self._place(parent_inode, name, new=True)
         return self._entry(tree, self._files.symlink(tree.view, parent, name, target, uid=ctx.uid, gid=ctx.gid))
 
     @request
-    async def link(
-        self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    def link(self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         tree, parent = self._place(new_parent_inode, new_name, new=True)
         source, old = self._current(inode)
         if source is not tree:
@@ -125,22 +132,22 @@ class Requests(XattrRequests):
         return self._entry(tree, self._files.link(tree.view, old.ino, parent, new_name))
 
     @request
-    async def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+    def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         tree, parent = self._place(parent_inode, name, new=False)
-        self._files.unlink(tree.view, parent, name, is_open=self._keep_unlinked(tree))
+        left = self._files.unlink(tree.view, parent, name, is_open=self._keeps(tree))
+        if left.nlink == 0:
+            self._gone(tree, left)
 
     @request
-    async def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+    def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         if parent_inode == ROOT:
             self._virtual.remove_volume(name)
             return
         tree, parent = self._place(parent_inode, name, new=False)
-        inode = self._files.lookup(tree.view, parent, name)
-        self._files.rmdir(tree.view, parent, name)
-        self._nodes.keep_attributes(self._nodes.node(tree, inode.ino), inode)
+        self._gone(tree, self._files.rmdir(tree.view, parent, name))
 
     @request
-    async def rename(
+    def rename(
         self,
         parent_inode_old: InodeT,
         name_old: bytes,
@@ -155,49 +162,46 @@ class Requests(XattrRequests):
         new_tree, new_parent = self._place(parent_inode_new, name_new, new=False)
         if tree is not new_tree:
             raise CrossVolume("a rename cannot leave its volume")
-        exchange = bool(flags & RENAME_EXCHANGE)
-        replaced = None if exchange else self._files.find(tree.view, new_parent, name_new)
-        self._files.rename(
+        replaced = self._files.rename(
             tree.view,
             parent,
             name_old,
             new_parent,
             name_new,
             noreplace=bool(flags & RENAME_NOREPLACE),
-            exchange=exchange,
-            is_open=self._keep_unlinked(tree),
+            exchange=bool(flags & RENAME_EXCHANGE),
+            is_open=self._keeps(tree),
         )
-        if replaced is not None and stat.S_ISDIR(replaced.mode):
-            self._nodes.keep_attributes(self._nodes.node(tree, replaced.ino), replaced)
+        if replaced is not None and (replaced.nlink == 1 or stat.S_ISDIR(replaced.mode)):
+            self._gone(tree, replaced)
 
     @request
-    async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+    def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         if self._is_virtual(inode):
-            return self._virtual.link(Node(inode)).target
+            return self._virtual.link(inode).target
         tree, ino = self._object(inode)
         return self._files.readlink(tree.view, ino)
 
     # Attributes
 
     @request
-    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        if self._is_virtual(inode):
-            return self._virtual.attributes(Node(inode))
-        gone = self._nodes.unlinked(Node(inode))
+    def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        gone = self._nodes.unlinked(inode)
         if gone is not None:
-            return attributes.of_inode(Node(inode), gone)
-        _, current = self._current(inode)
-        return attributes.of_inode(Node(inode), current)
+            return attributes.of_inode(inode, gone)
+        if self._nodes.place(inode) is None and self._is_virtual(inode):
+            return self._virtual.attributes(inode)
+        return attributes.of_inode(inode, self._current(inode)[1])
 
     @request
-    async def setattr(
+    def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         tree, ino = self._object(inode)
         self._check_current(inode)
-        gone = self._nodes.unlinked(Node(inode))
+        gone = self._nodes.unlinked(inode)
         if gone is not None:
-            return self._set_unlinked(Node(inode), gone, attr, fields)
+            return self._set_unlinked(inode, gone, attr, fields)
         changed = self._files.setattr(
             tree.view,
             ino,
@@ -209,7 +213,7 @@ class Requests(XattrRequests):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        return attributes.of_inode(Node(inode), changed)
+        return attributes.of_inode(inode, changed)
 
     def _set_unlinked(self, node: Node, gone: Inode, attr: EntryAttributes, fields: SetattrFields) -> EntryAttributes:
         """Only the kernel remembers the object.  Every unlink comes here: the kernel hands over its time, and would
@@ -221,44 +225,46 @@ class Requests(XattrRequests):
         return attributes.of_inode(node, changed)
 
     @request
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
         return attributes.of_space(self._files.space())
 
     # Files
 
     @request
-    async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        if self._is_virtual(inode):
+    def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
+        place = self._nodes.place(inode)
+        if place is None and self._is_virtual(inode):
             raise IsADirectory("not a file")
-        tree, current = self._current(inode)
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
-        truncate = bool(flags & os.O_TRUNC)
-        if (writable or truncate) and not tree.view.writable:
+        tree, ino = place or self._object(inode)
+        if not self._nodes.is_there(inode):
+            raise Stale(f"inode {ino} was replaced or is gone")
+        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY and not tree.view.writable:
             raise ReadOnly("snapshots are read-only")
-        if truncate:
+        if flags & os.O_TRUNC:
             # Of this truncation alone the kernel leaves it to us to take privileges away.
-            mode = attributes.unprivileged(current.mode) if ctx.uid else None
-            self._files.setattr(tree.view, current.ino, size=0, mode=mode, mtime_ns=now_ns())
-        return self._open(tree, current.ino, flags, thread=ctx.pid)
+            mode = attributes.unprivileged(self._current(inode)[1].mode) if ctx.uid else None
+            self._files.setattr(tree.view, ino, size=0, mode=mode, mtime_ns=now_ns())
+        return self._open(inode, tree, ino, flags, thread=ctx.pid)
 
     @request
-    async def create(
+    def create(
         self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         tree, parent = self._place(parent_inode, name, new=True)
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         inode = self._files.mknod(tree.view, parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid)
-        return self._open(tree, inode.ino, flags, thread=ctx.pid), self._entry(tree, inode)
+        entry = self._entry(tree, inode)
+        return self._open(entry.st_ino, tree, inode.ino, flags, thread=ctx.pid), entry
 
-    @request
+    @waiting_request
     async def read(self, fh: int, off: int, size: int) -> bytes:
         file = self._handles.file(fh)
         file.check()
         data = await self._files.read(file.view, file.ino, off, size)
         file.check()  # a checkout while it was read: half of it may be of the one content, half of the other
-        return data
+        return data  # type: ignore[return-value]  # pyfuse3 takes any buffer
 
-    @request
+    @waiting_request
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._handles.file(fh)
         file.check()
@@ -270,7 +276,7 @@ class Requests(XattrRequests):
             # The kernel's cache brings it: write(2) is over, and close(2) tells of EDQUOT as EIO, of ENOSPC as such.
             raise FUSEError(errno.ENOSPC) from None
 
-    @request
+    @waiting_request
     async def fsync(self, fh: int, datasync: bool) -> None:
         file = self._handles.file(fh)
         if file.internal:  # for the kernel's pages only: whoever asked for them commits
@@ -280,7 +286,7 @@ class Requests(XattrRequests):
             await self._files.fsync(file.view, file.ino)
 
     @request
-    async def release(self, fh: int) -> None:
+    def release(self, fh: int) -> None:
         file, unlinked = self._handles.close_file(fh)
         if unlinked and not file.view.gone:
             try:
@@ -292,14 +298,13 @@ class Requests(XattrRequests):
     # Directories
 
     @request
-    async def opendir(self, inode: InodeT, ctx: RequestContext) -> int:
-        node = Node(inode)
-        if not self._is_virtual(node) and self._nodes.unlinked(node) is None:
-            self._current(node)
-        return self._handles.open_directory(Directory(node))
+    def opendir(self, inode: InodeT, ctx: RequestContext) -> int:
+        if not self._is_virtual(inode) and self._nodes.unlinked(inode) is None:
+            self._current(inode)
+        return self._handles.open_directory(Directory(inode))
 
     @request
-    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         directory = self._handles.directory(fh)
         node = directory.node
         for cookie, dot, target in ((_DOT, b".", node), (_DOT_DOT, b"..", self._parent(node))):
@@ -318,7 +323,7 @@ class Requests(XattrRequests):
             entry = attributes.of_inode(child, inode)
             if not readdir_reply(token, name, entry, cookie):
                 return
-            self._nodes.looked_up(child, regular=stat.S_ISREG(inode.mode))
+            self._nodes.looked_up(child, regular=inode.mode & TYPE_MASK == stat.S_IFREG)
 
     def _readdir_virtual(self, directory: Directory, start_id: int, token: ReaddirToken) -> None:
         if start_id <= _DOT_DOT:
@@ -331,13 +336,13 @@ class Requests(XattrRequests):
             except NotFound:  # removed since the listing
                 continue
             if not readdir_reply(token, name, entry, cookie):
-                self._nodes.forget(Node(entry.st_ino), 1)
+                self._nodes.forget(entry.st_ino, 1)
                 return
 
     @request
-    async def releasedir(self, fh: int) -> None:
+    def releasedir(self, fh: int) -> None:
         self._handles.close_directory(fh)
 
-    @request
+    @waiting_request
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._lake.commit()

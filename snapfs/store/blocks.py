@@ -307,22 +307,15 @@ class Blocks:
             raise Corrupt(f"block {block} is lost", hint="restore the file from a snapshot that has it: snap fsck")
         return self.segments.open(entry.segment), entry
 
-    def fetch(self, block: BlockId, file: _File, entry: Block, *, wait: bool = True) -> bytes | None:
-        """The block's raw bytes, verified.  None if ``wait`` is false and the page cache lacks them.
+    def fetch(self, block: BlockId, file: _File, entry: Block) -> bytes:
+        """The block's raw bytes, verified.
 
         Raises:
             Corrupt: the segment does not hold what was written.
             IOFailure: the disk refused.
         """
         offset = entry.offset + fmt.BLOCK_HEADER_BYTES
-        if wait:
-            stored = self._disk.pread("segment.read", file.fd, entry.stored_bytes, offset)
-        else:
-            cached = self._disk.pread_cached(file.fd, entry.stored_bytes, offset)
-            if cached is None:
-                return None
-            stored = cached
-        return unpack(block, entry, stored)
+        return unpack(block, entry, self._disk.pread("segment.read", file.fd, entry.stored_bytes, offset))
 
     # -- giving space back
 
@@ -439,8 +432,12 @@ def unpack(block: BlockId, entry: Block, stored: bytes) -> bytes:
     elif entry.codec != records.CODEC_RAW:
         raw = None
     if raw is None or len(raw) != entry.raw_bytes or digest(raw) != entry.hash:
-        raise Corrupt(
-            f"block {block} (segment {entry.segment}, offset {entry.offset}) does not match its hash",
-            hint="run: snap fsck",
-        )
+        raise mismatch(block, entry)
     return raw
+
+
+def mismatch(block: BlockId, entry: Block) -> Corrupt:
+    return Corrupt(
+        f"block {block} (segment {entry.segment}, offset {entry.offset}) does not match its hash",
+        hint="run: snap fsck",
+    )

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from snapfs.errors import Corrupt, IOFailure, NoSpace, NotPermitted, SnapfsError, Unavailable
 from snapfs.types import PAGE_BYTES
+
+DIRECT_BYTES_MIN: Final = 1024 * 1024
+"""A write so large goes past the page cache.  What is read again soon the kernel has above us, as the file's pages; a
+second copy of a stream costs more time than all else that is done with it, and puts other files out of memory."""
+
+_STAGING_BYTES: Final = 4 * 1024 * 1024
 
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
@@ -77,6 +84,9 @@ def read_start(path: Path, size_max: int) -> bytes:
         return file.read(size_max)
 
 
+Bytes = bytes | bytearray | memoryview
+
+
 class Disk:
     """The real disk.  Thread-safe: it has no state."""
 
@@ -85,29 +95,33 @@ class Disk:
         with _named(what):
             return open_file(path, flags, mode)
 
-    def pwrite(self, what: str, fd: int, parts: list[bytes], offset: int) -> None:
-        """Write all parts, one after the other, from offset on."""
+    def pwrite(self, what: str, fd: int, parts: Sequence[Bytes], offset: int) -> None:
+        """Write all parts, one after the other, from offset on; past the page cache where they are large, and the host
+        can do that."""
         with _named(what):
             total = sum(map(len, parts))
+            if total >= DIRECT_BYTES_MIN and _write_direct(fd, parts, offset, total):
+                return
             written = os.pwritev(fd, parts, offset)
             if written < total:
-                rest = memoryview(b"".join(parts))
-                while written < total:
-                    written += os.pwrite(fd, rest[written:], offset + written)
+                _write_all(fd, memoryview(b"".join(parts))[written:], offset + written)
 
     def pread(self, what: str, fd: int, size: int, offset: int) -> bytes:
         """May be short at the end of the file."""
         with _named(what):
             return os.pread(fd, size, offset)
 
-    def pread_cached(self, fd: int, size: int, offset: int) -> bytes | None:
-        """The bytes if the page cache has all of them, else None; never waits for the disk."""
-        buffer = bytearray(size)
+    def preadv(self, what: str, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        """Fill the buffers, one after the other, from offset on; bytes read.  May be short at the end of the file."""
+        with _named(what):
+            return os.preadv(fd, buffers, offset)
+
+    def preadv_cached(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        """As ``preadv``, but short also where the page cache lacks some: never waits for the disk."""
         try:
-            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+            return os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
         except OSError:
-            return None
-        return bytes(buffer) if count == size else None
+            return 0
 
     def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
         """Bytes of a file as the disk has them: past the page cache, where its file system can do that.  May be short
@@ -201,6 +215,73 @@ class Disk:
         with _named("statvfs"):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def _write_direct(fd: int, parts: Sequence[Bytes], offset: int, total: int) -> bool:
+    """Write whole pages of the file past the page cache, and what is before and after them through it.
+
+    Returns:
+        False if the host cannot do that; some of it may be written then.
+
+    Raises:
+        OSError.
+    """
+    head = -offset % PAGE_BYTES
+    whole = (total - head) // PAGE_BYTES * PAGE_BYTES
+    source = _Gather(parts)
+    _write_all(fd, memoryview(source.take(head)), offset)
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    staging = _staging.pop() if _staging else memoryview(mmap.mmap(-1, _STAGING_BYTES))
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+        for at in range(head, head + whole, _STAGING_BYTES):
+            target = staging[: min(_STAGING_BYTES, head + whole - at)]
+            source.fill(target)
+            _write_all(fd, target, offset + at)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    finally:
+        _staging.append(staging)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    _write_all(fd, memoryview(source.take(total - head - whole)), offset + head + whole)
+    return True
+
+
+_staging: Final[list[memoryview]] = []
+"""Buffers that nobody uses now, at a page's beginning, as O_DIRECT wants it."""
+
+
+class _Gather:
+    """Parts as one sequence of bytes."""
+
+    def __init__(self, parts: Sequence[Bytes]) -> None:
+        self._parts = iter(parts)
+        self._rest = memoryview(b"")
+
+    def take(self, size: int) -> bytearray:
+        taken = bytearray(size)
+        self.fill(memoryview(taken))
+        return taken
+
+    def fill(self, target: memoryview) -> None:
+        """The next bytes: as many as the target has."""
+        at, rest = 0, self._rest
+        while at < len(target):
+            if not rest:
+                rest = memoryview(next(self._parts))
+            size = min(len(rest), len(target) - at)
+            target[at : at + size] = rest[:size]
+            at += size
+            rest = rest[size:]
+        self._rest = rest
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], offset + written)
 
 
 def _fill(path: Path, flags: int, buffer: mmap.mmap, offset: int) -> int:

@@ -47,15 +47,15 @@ import contextlib
 import os
 import re
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
 from snapfs.errors import Corrupt, IOFailure, NoSpace, SnapfsError
-from snapfs.format import records
+from snapfs.format.records import seal, unseal
 from snapfs.store import verify
+from snapfs.store.copying import copy_table
 from snapfs.store.disk import Disk
 from snapfs.store.reading import Cursor as Cursor
 from snapfs.store.reading import EngineError as EngineError
@@ -90,9 +90,6 @@ GROWTH_BYTES: Final = 1 << 29
 
 VERIFY_PAGES_MAX: Final = 2048
 """An index of so few pages (8 MiB) is verified whole before it is used: at most about 0.2 s."""
-
-_COPIED_A_STEP: Final = 1000
-_STEPS_A_COMMIT: Final = 50
 
 _READER_LINE = re.compile(r"^\s*\d+\s+\S+\s+(\d+)\s*$", re.MULTILINE)
 
@@ -134,6 +131,9 @@ class Index:
         self._reserved_bytes = 0
         """The host has set blocks aside for the file up to here."""
         self._txn: Any = None
+        self._writers: dict[str, Cursor] = {}
+        """Of the open transaction, by table: a put by a cursor takes a third of one by the transaction, which opens and
+        closes one."""
         self._failed: SnapfsError | None = None
         self.dirty = False
         self.puts = 0
@@ -149,6 +149,7 @@ class Index:
 
     def _begin(self) -> None:
         self._txn = self._env.begin(write=True)
+        self._writers = {}
         self.dirty = False
         self.puts = 0
 
@@ -198,17 +199,24 @@ class Index:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         try:
-            value = self._txn.get(key, db=self._tables[table])
+            value = self._txn.get(key, None, self._tables[table])
         except lmdb.Error as error:
             raise damaged(error) from error
-        return None if value is None else records.unseal(key, value)
+        return None if value is None else unseal(key, value)
+
+    def _writer(self, table: str) -> Cursor:
+        cursor = self._writers[table] = self._txn.cursor(db=self._tables[table])
+        return cursor
+
+    # Every change of the file system passes here several times: no calls that can be done without.
 
     def put(self, table: str, key: bytes, payload: bytes) -> None:
-        self.check()
+        if self._failed is not None:
+            raise self._failed
         self.dirty = True
-        self.puts += _pages(payload)
+        self.puts += 1 + len(payload) // PAGE_BYTES
         try:
-            self._txn.put(key, records.seal(key, payload), db=self._tables[table])
+            (self._writers.get(table) or self._writer(table)).put(key, seal(key, payload))
         except lmdb.Error as error:  # the transaction cannot be committed any more
             raise self.fail(damaged(error)) from error
 
@@ -219,23 +227,38 @@ class Index:
         self.puts += 1
         self._txn.put(key, b"", db=self._tables[table])
 
-    def put_new(self, table: str, key: bytes, payload: bytes) -> bool:
-        """Put unless the key exists; whether it did not."""
-        self.check()
+    def put_new(self, table: str, key: bytes, payload: bytes, listed: str = "", entry: bytes = b"") -> bool:
+        """Put unless the key exists; whether it did not.  Then the entry, without a payload, is put in table
+        ``listed``, too."""
+        if self._failed is not None:
+            raise self._failed
         self.dirty = True
-        self.puts += _pages(payload)
+        self.puts += 1 + len(payload) // PAGE_BYTES  # LMDB keeps a long value in pages of its own
         try:
-            return bool(self._txn.put(key, records.seal(key, payload), db=self._tables[table], overwrite=False))
+            cursor = self._writers.get(table) or self._writer(table)
+            added: bool = cursor.put(key, seal(key, payload), True, False)
+            if added and listed:
+                self.puts += 1
+                (self._writers.get(listed) or self._writer(listed)).put(entry, seal(entry, b""))
+            return added
         except lmdb.Error as error:
             raise self.fail(damaged(error)) from error
 
-    def delete(self, table: str, key: bytes) -> bool:
-        """Whether the key was there."""
-        self.check()
+    def delete(self, table: str, key: bytes, listed: str = "", entry: bytes = b"") -> bool:
+        """Whether the key was there.  The entry goes from table ``listed``, too, if one is named."""
+        if self._failed is not None:
+            raise self._failed
         self.dirty = True
         self.puts += 1
         try:
-            return bool(self._txn.delete(key, db=self._tables[table]))
+            cursor = self._writers.get(table) or self._writer(table)
+            deleted: bool = cursor.set_key(key) and cursor.delete()
+            if listed:
+                self.puts += 1
+                cursor = self._writers.get(listed) or self._writer(listed)
+                if cursor.set_key(entry):
+                    cursor.delete()
+            return deleted
         except lmdb.Error as error:
             raise self.fail(damaged(error)) from error
 
@@ -364,7 +387,7 @@ class Index:
             try:
                 with self._env.begin() as source:
                     for name, table in tables.items():
-                        _copy_table(source.cursor(db=self._tables[name]), env, table, renumber=name in NUMBERED)
+                        copy_table(source.cursor(db=self._tables[name]), env, table, renumber=name in NUMBERED)
                 env.sync(True)
                 content = verify.witness(int(env.info()["last_txnid"]))
             finally:
@@ -405,27 +428,6 @@ class Index:
         self._env.close()
 
 
-def _copy_table(rows: Cursor, env: Any, table: Any, *, renumber: bool) -> None:
-    """In small steps: LMDB keeps the interpreter's lock, which the trio thread needs."""
-    items = iter(rows)
-    more = True
-    while more:
-        with env.begin(write=True) as txn:
-            target = txn.cursor(db=table)
-            for _ in range(_STEPS_A_COMMIT):
-                part = list(islice(items, _COPIED_A_STEP))
-                more = bool(part)
-                if not more:
-                    break
-                if renumber:  # no longer in order, perhaps
-                    part = [_renumbered(key, value) for key, value in part]
-                target.putmulti(part, append=not renumber)
-
-
-def _renumbered(key: bytes, value: bytes) -> tuple[bytes, bytes]:
-    return (new := bytes(8) + key[8:]), records.seal(new, records.unseal(key, value))
-
-
 def _open(path: Path, *, create: bool = False, sync: bool = True) -> tuple[Any, dict[str, Any]]:
     """LMDB's environment and its tables.  Raises as ``Index``."""
     try:
@@ -443,8 +445,3 @@ def _open(path: Path, *, create: bool = False, sync: bool = True) -> tuple[Any, 
             raise IOFailure(f"{path}: the index cannot be opened ({error})") from error
         raise Corrupt(f"{path}: the index cannot be opened ({error})", hint=verify.HINT) from error
     return env, tables
-
-
-def _pages(payload: bytes) -> int:
-    """That putting it dirties, about (LMDB keeps a long value in pages of its own)."""
-    return 1 + len(payload) // PAGE_BYTES

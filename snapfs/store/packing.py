@@ -17,7 +17,7 @@ COMPRESS_BYTES_MIN: Final = 128
 
 Bytes = bytes | bytearray | memoryview
 
-Packed = tuple[fmt.Head, bytes]
+Packed = tuple[fmt.Head, Bytes]
 """A record: its header, its stored bytes."""
 
 
@@ -34,10 +34,10 @@ class Packer:
         packed: list[Packed] = []
         compressor = self._compressor(level) if level else None
         for name, data in chunks:
-            stored, codec = bytes(data), records.CODEC_RAW
-            raw_bytes = len(stored)
+            stored, codec = data, records.CODEC_RAW
+            raw_bytes = len(data)
             if compressor is not None and raw_bytes >= COMPRESS_BYTES_MIN:
-                smaller = compressor.compress(stored)
+                smaller = compressor.compress(data)
                 if len(smaller) < raw_bytes:
                     stored, codec = smaller, records.CODEC_ZSTD
             packed.append((fmt.Head(len(stored), raw_bytes, codec, kind, name), stored))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import lmdb
 
-from snapfs.errors import Corrupt
+from snapfs.errors import Corrupt, Unavailable
 from snapfs.format import records
 from snapfs.store import verify
 
@@ -76,6 +76,8 @@ class Reader:
         self._tables = tables
         try:
             self._txn = env.begin(write=False)
+        except lmdb.ReadersFullError as error:  # which says nothing of the file
+            raise Unavailable("too many read the index at this moment", hint="try again") from error
         except lmdb.Error as error:
             raise damaged(error) from error
 
@@ -92,6 +94,11 @@ class Reader:
     def stat(self, table: str) -> int:
         """Entries in the table."""
         return int(self._txn.stat(self._tables[table])["entries"])
+
+    @property
+    def number(self) -> int:
+        """Of the commit: what is read is the same as long as it is."""
+        return int(self._txn.id())
 
     def close(self) -> None:
         self._txn.abort()

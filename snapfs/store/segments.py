@@ -18,7 +18,7 @@ from typing import Final
 
 from snapfs.errors import IOFailure, NoSpace, SnapfsError
 from snapfs.format import segments as fmt
-from snapfs.store.disk import Disk
+from snapfs.store.disk import Bytes, Disk
 from snapfs.types import PAGE_BYTES, SegmentId
 
 SEGMENT_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -57,6 +57,8 @@ class Segments:
         self._current = newest if end and end < bytes_max else SegmentId(0)
         self._end = end
         self._position = self._where()
+        self._group: dict[SegmentId, int] | None = None
+        """Of appends that are one: where each of their segments ended before."""
         self.unsynced: set[SegmentId] = set()
         self.can_punch = True
         """False once the host file system has said that it cannot."""
@@ -76,20 +78,37 @@ class Segments:
             self._files.move_to_end(segment)
         return file
 
-    def append(self, records: list[tuple[fmt.Head, bytes]]) -> list[tuple[SegmentId, int]]:
+    def append(self, records: Sequence[tuple[fmt.Head, Bytes]]) -> list[tuple[SegmentId, int]]:
         """Append block records (head, stored bytes); returns (segment, offset) of each.
 
         Raises:
             NoSpace, IOFailure: nothing is lost; what was written is cut off, and overwritten by the next append.
         """
-        ends = {self._current: self._end}
+        ends = {} if self._group is None else self._group
+        ends.setdefault(self._current, self._end)
         try:
             return self._append(records, ends)
         except SnapfsError:
             self._give_up(ends)
+            ends.clear()
             raise
         finally:
             self._position = self._where()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Appends inside are as one: if what goes on here fails, all of them are cut off.  None is under way at the
+        end."""
+        self._group = {}
+        try:
+            yield
+        except BaseException:
+            if self._group:
+                self._give_up(self._group)
+                self._position = self._where()
+            raise
+        finally:
+            self._group = None
 
     def _where(self) -> tuple[SegmentId, int]:
         return (self._current, self._end) if self._current else (SegmentId(self._next), 0)
@@ -104,7 +123,9 @@ class Segments:
         self._current = SegmentId(0)
         self._position = self._where()
 
-    def _append(self, records: list[tuple[fmt.Head, bytes]], ends: dict[SegmentId, int]) -> list[tuple[SegmentId, int]]:
+    def _append(
+        self, records: Sequence[tuple[fmt.Head, Bytes]], ends: dict[SegmentId, int]
+    ) -> list[tuple[SegmentId, int]]:
         """As ``append``.  ``ends`` gets where each segment that is begun ended before."""
         places: list[tuple[SegmentId, int]] = []
         index = 0
@@ -112,7 +133,7 @@ class Segments:
             if not self._current or self._end >= self._bytes_max:
                 self._begin()
                 ends[self._current] = self._end
-            parts: list[bytes] = []
+            parts: list[Bytes] = []
             offset = self._end
             while index < len(records) and offset < self._bytes_max and len(parts) < _PARTS_MAX:
                 head, stored = records[index]

@@ -70,6 +70,8 @@ def take_copy(index: Index, store: Path, disk: Disk) -> bool:
 def worth(index: Index, spare_bytes_min: int, spare_percent: float) -> bool:
     """Whether so much of the file holds nothing."""
     try:
+        if index.used_bytes() <= spare_bytes_min:  # as mostly; all tables are asked below, and this after each commit
+            return False
         filled, total = index.filling()
     except SnapfsError:
         return False

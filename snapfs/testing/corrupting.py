@@ -311,7 +311,7 @@ async def _shown(lake: Lake, view: View, ino: Ino, links: tuple[Path, ...]) -> S
     kind = KINDS[stat.S_IFMT(inode.mode)]
     content = b""
     if kind == FILE:
-        content = await files.read(view, ino, 0, inode.size + 1)
+        content = bytes(await files.read(view, ino, 0, inode.size + 1))
     elif kind == SYMLINK:
         content = files.readlink(view, ino)
     xattrs = sorted((name, files.getxattr(view, ino, name)) for name in files.listxattr(view, ino))

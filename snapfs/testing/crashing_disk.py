@@ -12,12 +12,12 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from snapfs.store.disk import Disk, from_os
+from snapfs.store.disk import Bytes, Disk, from_os
 from snapfs.store.verify import WITNESS
 from snapfs.types import PAGE_BYTES
 
@@ -159,7 +159,7 @@ class CrashingDisk(Disk):
         self._paths[opened[0]] = self._relative(path)
         return opened[0]
 
-    def pwrite(self, what: str, fd: int, parts: list[bytes], offset: int) -> None:
+    def pwrite(self, what: str, fd: int, parts: Sequence[Bytes], offset: int) -> None:
         data = b"".join(parts)
 
         def half() -> int:
@@ -175,8 +175,14 @@ class CrashingDisk(Disk):
         self._run(operation, lambda: read.append(Disk.pread(self, what, fd, size, offset)))
         return read[0]
 
-    def pread_cached(self, fd: int, size: int, offset: int) -> bytes | None:
-        return None
+    def preadv(self, what: str, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        read: list[int] = []
+        operation = Operation(what, Kind.READ, self._paths[fd])
+        self._run(operation, lambda: read.append(Disk.preadv(self, what, fd, buffers, offset)))
+        return read[0]
+
+    def preadv_cached(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        return 0
 
     def sync(self, what: str, fd: int) -> None:
         self._run(Operation(what, Kind.SYNC, self._paths[fd]), lambda: Disk.sync(self, what, fd))

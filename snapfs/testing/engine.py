@@ -281,7 +281,7 @@ async def read_tree(lake: Lake, view: View, root: Ino) -> Tree:
         kind = KINDS[stat.S_IFMT(inode.mode)]
         content = b""
         if kind == FILE:
-            content = await files.read(view, ino, 0, inode.size + 1)
+            content = bytes(await files.read(view, ino, 0, inode.size + 1))
             assert len(content) == inode.size
         elif kind == SYMLINK:
             content = files.readlink(view, ino)

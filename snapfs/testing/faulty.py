@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from snapfs.store.disk import Disk, from_os
+from snapfs.store.disk import Bytes, Disk, from_os
 
 
 class FaultyDisk(Disk):
@@ -32,7 +32,7 @@ class FaultyDisk(Disk):
         self._called(what)
         return super().open(what, path, flags, mode)
 
-    def pwrite(self, what: str, fd: int, parts: list[bytes], offset: int) -> None:
+    def pwrite(self, what: str, fd: int, parts: Sequence[Bytes], offset: int) -> None:
         if what in self.torn:
             whole = b"".join(parts)
             super().pwrite(what, fd, [whole[: len(whole) // 2]], offset)
@@ -43,8 +43,12 @@ class FaultyDisk(Disk):
         self._called(what)
         return super().pread(what, fd, size, offset)
 
-    def pread_cached(self, fd: int, size: int, offset: int) -> bytes | None:
-        return None if self.failing else super().pread_cached(fd, size, offset)
+    def preadv(self, what: str, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        self._called(what)
+        return super().preadv(what, fd, buffers, offset)
+
+    def preadv_cached(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        return 0 if self.failing else super().preadv_cached(fd, buffers, offset)
 
     def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
         self._called(what)

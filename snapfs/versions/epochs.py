@@ -28,11 +28,12 @@ ROOT = Epoch(0)
 class Chain:
     """Ascending epochs of one line of descent."""
 
-    __slots__ = ("__weakref__", "members", "order")
+    __slots__ = ("__weakref__", "_lent", "members", "order")
 
     def __init__(self, order: list[Epoch]) -> None:
         self.order = order
         self.members = set(order)
+        self._lent = False
 
     def append(self, epoch: Epoch) -> None:
         self.order.append(epoch)
@@ -40,18 +41,32 @@ class Chain:
 
     def discard(self, epoch: Epoch) -> None:
         if epoch in self.members:
+            if self._lent:
+                self.order, self.members, self._lent = self.order.copy(), self.members.copy(), False
             self.members.remove(epoch)
             del self.order[bisect_left(self.order, epoch)]
+
+    def lend(self) -> Chain:
+        """The chain as it is, in O(1): an epoch that leaves this one stays in it.  What is appended to this one may be
+        seen in it: a path ends before."""
+        self._lent = True
+        lent = Chain([])
+        lent.order, lent.members, lent._lent = self.order, self.members, True
+        return lent
 
 
 class Path:
     """The epochs a view sees."""
 
-    __slots__ = ("chain", "last")
+    __slots__ = ("chain", "inverted", "last", "number")
 
     def __init__(self, chain: Chain, last: Epoch) -> None:
         self.chain = chain
         self.last = last
+        self.number = keys.u64(last)
+        """As entries of ``changes`` begin."""
+        self.inverted = keys.u64(keys.INVERT - last)
+        """As keys of ``tree`` end."""
 
     def __contains__(self, epoch: Epoch) -> bool:
         return epoch <= self.last and epoch in self.chain.members
@@ -61,6 +76,22 @@ class Path:
         order = self.chain.order
         place = bisect_left(order, epoch) - 1
         return order[place] if place >= 0 else ROOT
+
+    def apart(self, other: Path) -> list[Epoch]:
+        """Epochs on one of the two but not on the other, ascending: found from their ends, down to where they part."""
+        found: list[Epoch] = []
+        a, b = self.last, other.last
+        while a != b:
+            found.append(max(a, b))
+            if a > b:
+                a = self.below(a)
+            else:
+                b = other.below(b)
+        return found[::-1]
+
+    def lend(self) -> Path:
+        """The same path, for reading a state of the past: an epoch that leaves the tree stays in it."""
+        return Path(self.chain.lend(), self.last)
 
     def __iter__(self) -> Iterator[Epoch]:
         order = self.chain.order
@@ -254,16 +285,25 @@ class Epochs:
             epoch = self.parent(epoch)
 
     def path(self, epoch: Epoch, near: Path | None = None) -> Path:
-        """Path of an epoch, sharing the chain of ``near`` when it lies on it.
+        """Path of an epoch, sharing the chain of ``near`` when it lies on it; else it is climbed only to where the two
+        part.
 
         Raises:
             NotFound: no such epoch.
         """
         if epoch not in self._parent:
             raise NotFound(f"epoch {epoch} does not exist")
-        if near is not None and epoch in near:
-            return Path(near.chain, epoch)
-        chain = Chain(sorted(self.ancestors(epoch)))
+        climbed: list[Epoch] = []
+        for ancestor in self.ancestors(epoch):
+            if near is not None and ancestor in near:
+                if ancestor == epoch:
+                    return Path(near.chain, epoch)
+                order = near.chain.order
+                chain = Chain(order[: bisect_right(order, ancestor)] + climbed[::-1])
+                break
+            climbed.append(ancestor)
+        else:
+            chain = Chain(climbed[::-1])
         self._chains.add(chain)
         return Path(chain, epoch)
 

@@ -8,6 +8,9 @@ number of snapshots.
 Invariants:
   * Every version at epoch E has an entry E || subject in ``changes``, and the reverse.
   * A tombstone stands only where an older version would otherwise show through.
+  * What a view sees of a subject depends on the subject's versions and the view's path alone, and a path loses an epoch
+    only when that holds no version.  So what was read of an inode's attributes in a view (``seen``) stays right until
+    somebody writes a version of them, at any epoch, and until the transaction ends; all of which happens here.
   * Records of an inode whose attributes are a tombstone, and extents of a fork that is not the inode's, are
     invisible to whoever goes through the attributes first, as all callers do.
 """
@@ -15,12 +18,15 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from struct import Struct
 from typing import Final
 
 from snapfs.errors import ReadOnly, Stale
 from snapfs.format import keys, records
+from snapfs.format.keys import EPOCH_BYTES, INVERT
+from snapfs.format.records import Inode, unseal
 from snapfs.store.index import Cursor, EngineError, Index, Reading, damaged
-from snapfs.types import Epoch
+from snapfs.types import Epoch, Ino
 from snapfs.versions.epochs import ROOT, View
 
 _STEPS: Final = 3
@@ -28,6 +34,16 @@ _STEPS: Final = 3
 
 Version = tuple[bytes, Epoch, bytes]
 """(subject, epoch, payload)."""
+
+SEEN_MAX: Final = 4096
+"""Inodes whose attributes are remembered: about a megabyte."""
+
+_U64: Final = Struct(">Q")
+_pack_u64: Final = _U64.pack
+_unpack_u64_from: Final = _U64.unpack_from
+
+Seen = tuple[Epoch, Epoch, Inode]
+"""What a view sees of an inode's attributes: (last epoch of the view's path, epoch of the version, attributes)."""
 
 
 class Snapshotted:
@@ -44,20 +60,24 @@ class Snapshotted:
 
     def find(self, view: View, subject: bytes) -> tuple[Epoch, bytes] | None:
         """(epoch, payload) of the version that the view sees; a tombstone has an empty payload.  None: no version."""
-        cursor = self._seeker()
-        epoch = view.path.last
-        length = len(subject) + keys.EPOCH_BYTES
+        cursor = self._cursor or self._seeker()
+        path = view.path
+        epoch, members = path.last, path.chain.members
+        wanted = subject + path.inverted
         try:
-            while cursor.set_range(keys.versioned(subject, epoch)):
+            while cursor.set_range(wanted):
                 key = cursor.key()
-                if len(key) != length or not key.startswith(subject):
+                if key == wanted:  # mostly
+                    return epoch, unseal(key, cursor.value())
+                if len(key) != len(wanted) or not key.startswith(subject):
                     return None
-                found = keys.epoch_of(key)
-                if found in view.path:
-                    return found, records.unseal(key, cursor.value())
-                epoch = view.path.below(found)
+                found = Epoch(INVERT - _unpack_u64_from(key, len(subject))[0])
+                if found in members:  # and on the path, as it is not after the path's last
+                    return found, unseal(key, cursor.value())
+                epoch = path.below(found)
                 if epoch == ROOT:
                     return None
+                wanted = subject + _pack_u64(INVERT - epoch)
         except EngineError as error:
             raise damaged(error) from error
         return None
@@ -77,7 +97,7 @@ class Snapshotted:
             found = cursor.set_range(prefix + start)
             while found:
                 key = cursor.key()
-                subject = key[: -keys.EPOCH_BYTES]
+                subject = key[:-EPOCH_BYTES]
                 if not key.startswith(prefix) or (end is not None and subject >= end):
                     return
                 epoch = keys.epoch_of(key)
@@ -85,7 +105,7 @@ class Snapshotted:
                     lower = path.below(epoch) if epoch <= path.last else path.last
                     found = self._skip(cursor, subject, lower)
                     continue
-                payload = records.unseal(key, cursor.value())
+                payload = unseal(key, cursor.value())
                 if payload:
                     yield subject, epoch, payload
                 found = self._past(cursor, subject)
@@ -137,7 +157,8 @@ class Snapshotted:
         return found, key[len(prefix) : -keys.EPOCH_BYTES] if key.startswith(prefix) and more else None
 
     def changes(self, epoch: Epoch, prefix: bytes = b"", start: bytes = b"") -> Iterator[bytes]:
-        """Subjects with the prefix, from prefix + start on, that have a version at the epoch, in order."""
+        """Subjects with the prefix, from prefix + start on, that have a version at the epoch, in order.  Do not change
+        the tree while the iterator is in use."""
         head = keys.u64(epoch)
         try:
             cursor = self._source.cursor("changes")
@@ -156,8 +177,11 @@ class Snapshotted:
         return self._source.get("tree", keys.versioned(subject, epoch))
 
 
-_PAST: Final = b"\xff" * keys.EPOCH_BYTES
+_PAST: Final = b"\xff" * EPOCH_BYTES
 """As an inverted epoch: that of ROOT, older than every version."""
+
+_ATTRIBUTES: Final = bytes((keys.INODE,))
+"""A subject's rest behind the inode, of its attributes."""
 
 
 class Keyspace(Snapshotted):
@@ -166,10 +190,21 @@ class Keyspace(Snapshotted):
     def __init__(self, index: Index) -> None:
         super().__init__(index)
         self._index = index
-        index.after_commit.append(self._forget_cursor)
+        self._changes_cursor: Cursor | None = None
+        self.seen: dict[bytes, Seen] = {}
+        """By subject."""
+        index.after_commit.append(self._forget)
 
-    def _forget_cursor(self) -> None:
-        self._cursor = None
+    def _forget(self) -> None:
+        """The transaction ended, perhaps with what was written in it undone."""
+        self._cursor = self._changes_cursor = None
+        self.seen.clear()
+
+    def remember(self, subject: bytes, seen: Seen) -> None:
+        """What ``find`` and decoding tell of an inode's attributes now."""
+        if len(self.seen) >= SEEN_MAX:
+            self.seen.clear()
+        self.seen[subject] = seen
 
     def check_writable(self, view: View) -> None:
         """Raises:
@@ -184,29 +219,42 @@ class Keyspace(Snapshotted):
 
     def put(self, view: View, subject: bytes, payload: bytes) -> None:
         """The view's head sees the payload from now on."""
-        self.put_at(view.path.last, subject, payload)
+        if not self.add(view, subject, payload):
+            self._index.put("tree", subject + view.path.inverted, payload)
 
     def put_at(self, epoch: Epoch, subject: bytes, payload: bytes) -> None:
-        if not self._add_at(epoch, subject, payload):
-            self._index.put("tree", keys.versioned(subject, epoch), payload)
+        self.seen.pop(subject, None)
+        key = keys.versioned(subject, epoch)
+        if not self._index.put_new("tree", key, payload, "changes", _pack_u64(epoch) + subject):
+            self._index.put("tree", key, payload)
+
+    def replace(self, view: View, subject: bytes, payload: bytes) -> None:
+        """As ``put``, where the head's own epoch surely has a version of the subject."""
+        self.seen.pop(subject, None)
+        self._index.put("tree", subject + view.path.inverted, payload)
 
     def add(self, view: View, subject: bytes, payload: bytes) -> bool:
         """As ``put``, unless the head's own epoch has a version of the subject; whether it had none."""
-        return self._add_at(view.path.last, subject, payload)
+        self.seen.pop(subject, None)
+        path = view.path
+        return self._index.put_new("tree", subject + path.inverted, payload, "changes", path.number + subject)
 
-    def _add_at(self, epoch: Epoch, subject: bytes, payload: bytes) -> bool:
-        added = self._index.put_new("tree", keys.versioned(subject, epoch), payload)
-        if added:
-            self._index.put("changes", keys.u64(epoch) + subject, b"")
-        return added
+    def delete(self, view: View, subject: bytes, seen_at: Epoch | None = None) -> None:
+        """The view's head sees no such subject any more.
 
-    def delete(self, view: View, subject: bytes) -> None:
-        """The view's head sees no such subject any more."""
-        epoch = view.path.last
-        if self.shows_through(view, subject):
-            self.put_at(epoch, subject, records.TOMBSTONE)
+        Args:
+            seen_at: epoch of the version that it sees until now, if that is known.
+        """
+        path = view.path
+        if seen_at is None or seen_at == path.last:
+            older = path.chain.order[0] != path.last and self.shows_through(view, subject)
         else:
-            self.drop_at(epoch, subject)
+            older = True
+        if older:
+            self.put(view, subject, records.TOMBSTONE)
+        else:
+            self.seen.pop(subject, None)
+            self._index.delete("tree", subject + path.inverted, "changes", path.number + subject)
 
     def shows_through(self, view: View, subject: bytes) -> bool:
         """Whether an older version, before the view's own epoch, is there to be seen."""
@@ -234,5 +282,19 @@ class Keyspace(Snapshotted):
 
     def drop_at(self, epoch: Epoch, subject: bytes) -> bool:
         """Remove exactly this version; whether it was there."""
-        self._index.delete("changes", keys.u64(epoch) + subject)
-        return self._index.delete("tree", keys.versioned(subject, epoch))
+        self.seen.pop(subject, None)
+        return self._index.delete("tree", keys.versioned(subject, epoch), "changes", _pack_u64(epoch) + subject)
+
+    def has_own(self, epoch: Epoch, ino: Ino) -> bool:
+        """Whether the epoch has any version of the inode's records beside its attributes, which sort last."""
+        first = _pack_u64(epoch) + _pack_u64(ino)
+        try:
+            cursor = self._changes_cursor
+            if cursor is None:
+                cursor = self._changes_cursor = self._source.cursor("changes")
+            if not cursor.set_range(first):
+                return False
+            key: bytes = cursor.key()
+        except EngineError as error:
+            raise damaged(error) from error
+        return key.startswith(first) and key[len(first) :] != _ATTRIBUTES

@@ -55,7 +55,9 @@ class Attributes:
             ReadOnly, NotFound, TooLarge, IsADirectory, Invalid.
         """
         self._tree.check_writable(view)
-        inode = self._core.inode(view, ino)
+        before = inode = self._core.inode(view, ino)
+        if ctime_ns == inode.ctime_ns and mtime_ns == inode.mtime_ns and mode is uid is gid is size is atime_ns is None:
+            return self.getattr(view, ino)  # the kernel sends times again that it had from us, after each rename
         now = now_ns()
         changes: dict[str, int] = {"ctime_ns": now if ctime_ns is None else ctime_ns}
         if size is not None:
@@ -66,7 +68,9 @@ class Attributes:
         for name, value in (("uid", uid), ("gid", gid), ("atime_ns", atime_ns), ("mtime_ns", mtime_ns)):
             if value is not None:
                 changes[name] = value
-        self._core.put_inode(view, msgspec.structs.replace(inode, **changes))
+        after = msgspec.structs.replace(inode, **changes)
+        if after != before:
+            self._core.put_inode(view, after)
         return self.getattr(view, ino)
 
     def _resize(self, view: View, inode: Inode, size: int) -> Inode:

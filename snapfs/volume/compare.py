@@ -46,7 +46,7 @@ Link = tuple[Ino, bytes]
 
 def detached(view: View) -> View:
     """A view that reclaiming does not change: for reading a state of the past."""
-    return View(view.volume_id, Path(Chain(list(view.path)), view.epoch), writable=False)
+    return View(view.volume_id, view.path.lend(), writable=False)
 
 
 EMPTY: Final = View(0, Path(Chain([]), 0), writable=False)  # type: ignore[arg-type]
@@ -132,8 +132,7 @@ class Comparison:
         self._tree = tree
         self._old = Side(core, tree, *old)
         self._new = Side(core, tree, *new)
-        a, b = set(old[0].path), set(new[0].path)
-        self._between = sorted(a ^ b)
+        self._between = old[0].path.apart(new[0].path)
         self._bytes_left = FILE_BYTES_MAX
         """How many may still be compared where only records differ."""
 

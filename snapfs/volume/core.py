@@ -155,13 +155,31 @@ class Core:
         """Raises:
         NotFound: the view has no such inode.
         """
-        payload = (source or self.tree).get(view, keys.inode(ino))
-        if payload is None:
+        subject = keys.inode(ino)
+        if source is not None:
+            payload = source.get(view, subject)
+            if payload is None:
+                raise NotFound(f"inode {ino} does not exist")
+            return records.decode_inode(ino, payload)
+        tree, epoch = self.tree, view.path.last
+        seen = tree.seen.get(subject)
+        if seen is not None and seen[0] == epoch:
+            return seen[2]
+        found = tree.find(view, subject)
+        if found is None or not found[1]:
             raise NotFound(f"inode {ino} does not exist")
-        return records.decode_inode(ino, payload)
+        inode = records.decode_inode(ino, found[1])
+        tree.remember(subject, (epoch, found[0], inode))
+        return inode
 
     def put_inode(self, view: View, inode: Inode) -> None:
-        self.tree.put(view, keys.inode(inode.ino), records.encode_inode(inode))
+        tree, epoch, subject = self.tree, view.path.last, keys.inode(inode.ino)
+        seen = tree.seen.get(subject)
+        if seen is not None and seen[0] == epoch == seen[1]:
+            tree.replace(view, subject, records.encode_inode(inode))
+        else:
+            tree.put(view, subject, records.encode_inode(inode))
+        tree.remember(subject, (epoch, epoch, inode))
 
     # -- extents
 
@@ -294,7 +312,9 @@ class Core:
         """The inode is gone from the head: a tombstone if an older version exists, and all else that the head's
         own epoch holds of it dropped."""
         hidden = self._hide(view, inode)
-        self.tree.delete(view, keys.inode(inode.ino))
+        subject = keys.inode(inode.ino)
+        seen = self.tree.seen.get(subject)
+        self.tree.delete(view, subject, seen[1] if seen is not None and seen[0] == view.path.last else None)
         self._release(hidden)
         self.reap(view.epoch, inode.ino, ALL_FORKS)
         self.usages.grow(view, -inode.allocated_bytes)
@@ -312,6 +332,8 @@ class Core:
 
     def reap(self, epoch: Epoch, ino: Ino, fork: int) -> None:
         """Drop the epoch's records of a dead inode or fork: now if few, later if many."""
+        if not self.tree.has_own(epoch, ino):
+            return
         waits = self.index.count("unaccounted") > 0 and unaccounted.first(self.index, epoch, ino) is not None
         if waits or not self.reap_some(epoch, ino, fork, REAP_NOW_MAX):
             self.index.put("reap", keys.extents(ino, fork) + keys.u64(epoch), records.PRESENT)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
-import trio
 
 from snapfs.errors import Corrupt, Invalid, IsADirectory, TooLarge
 from snapfs.extents import HOLE, Extent, plan_read
 from snapfs.format import keys
 from snapfs.format.records import Inode
-from snapfs.store.blocks import Blocks
+from snapfs.store.gather import Buffers, Piece, Wanted, gather
 from snapfs.store.occupancy import Occupancy
 from snapfs.types import FILE_BYTES_MAX, BlockId, Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.names import Names
+from snapfs.volume.storing import INLINE_BYTES
+from snapfs.volume.threads import in_thread
 from snapfs.volume.whereabouts import of_inode
-from snapfs.volume.writeback import INLINE_BYTES, Writeback
+from snapfs.volume.writeback import Writeback
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -38,9 +39,10 @@ class Files(Names):
     def __init__(self, core: Core, writeback: Writeback, commit: Callable[[], Awaitable[None]]) -> None:
         super().__init__(core, writeback)
         self._commit = commit
+        self._buffers = Buffers()
         self.occupancy = Occupancy(core.blocks.segments, core.index)
 
-    async def read(self, view: View, ino: Ino, offset: int, size: int) -> bytes:
+    async def read(self, view: View, ino: Ino, offset: int, size: int) -> bytes | bytearray:
         """At most ``size`` bytes: short at the end of the file, zeros in holes.
 
         Raises:
@@ -54,29 +56,19 @@ class Files(Names):
         length = min(size, max(inode.size, dirty.end if dirty else 0) - offset)
         if length <= 0:
             return b""
-        found = core.extents(view, inode, offset, offset + length)
-        pieces = list(plan_read([extent for extent, _ in found], offset, length))
-        if dirty is None and len(pieces) == 1 and pieces[0].block == HOLE:
-            return bytes(length)
+        pieces = plan_read([extent for extent, _ in core.extents(view, inode, offset, offset + length)], offset, length)
         # What is dirty is laid over now: when the blocks have come, a flush may have moved it into extents.
         newer = dirty.pieces(offset, offset + length) if dirty else []
+        buffer = self._buffers.take(length)
         try:
-            with core.blocks.pinned():
-                blocks = await fetch_blocks(core.blocks, {piece.block for piece in pieces} - {HOLE})
+            await fill(core, pieces, offset, buffer)
         except Corrupt as error:
             where = of_inode(core, view, ino)
             core.events.warn(f"a read met damaged data: {where}: {error.message}")
             raise Corrupt(f"{where}, bytes from {offset}: {error.message}", hint=error.hint) from error
-        if not newer and len(pieces) == 1 and pieces[0].block != HOLE:
-            return _slice(blocks[pieces[0].block], pieces[0])
-        buffer = bytearray(length)
-        for piece in pieces:
-            if piece.block != HOLE:
-                at = piece.offset - offset
-                buffer[at : at + piece.length] = _slice(blocks[piece.block], piece)
         for start, data in newer:
             buffer[start - offset : start - offset + len(data)] = data
-        return bytes(buffer)
+        return buffer
 
     async def write(
         self,
@@ -136,44 +128,48 @@ class Files(Names):
         return Space(self.occupancy.recent_bytes() + free, free, available, inodes, inodes)
 
 
-async def fetch_blocks(blocks: Blocks, wanted: set[BlockId]) -> dict[BlockId, bytes]:
-    """Raw bytes of blocks: from the cache, from the page cache, or in a worker thread from the disk."""
-    found: dict[BlockId, bytes] = {}
-    missing = []
-    size = 0
-    for block in wanted:
-        data = blocks.cached(block)
+async def fill(core: Core, pieces: Iterable[Extent], offset: int, buffer: bytearray) -> None:
+    """Bytes of pieces of a file into a buffer that begins at ``offset`` of it: from the block cache, the page cache or,
+    in a worker thread, from the disk.
+
+    Raises:
+        Corrupt: a block does not hold what was written, or less than its extent says.
+        IOFailure: the disk refused.
+    """
+    blocks = core.blocks
+    missing: dict[BlockId, list[Extent]] = {}
+    for piece in pieces:
+        at = piece.offset - offset
+        if piece.block == HOLE:
+            buffer[at : at + piece.length] = bytes(piece.length)
+            continue
+        data = blocks.cached(piece.block)
         if data is None:
-            place = blocks.locate(block)
-            missing.append((block, *place))
-            size += place[1].raw_bytes
+            missing.setdefault(piece.block, []).append(piece)
         else:
-            found[block] = data
-    if missing and size <= INLINE_BYTES:
-        for block, file, entry in list(missing):
-            data = blocks.fetch(block, file, entry, wait=False)
-            if data is None:
-                break
-            found[block] = data
-            blocks.remember(block, data)
-            missing.remove((block, file, entry))
-    if missing:
+            _check_within(piece, len(data))
+            buffer[at : at + piece.length] = data[piece.block_offset : piece.block_offset + piece.length]
+    if not missing:
+        return
+    wanted = []
+    for block, parts in missing.items():
+        file, entry = blocks.locate(block)
+        for part in parts:
+            _check_within(part, entry.raw_bytes)
+        wanted.append(Wanted(block, file, entry, [Piece(x.block_offset, x.length, x.offset - offset) for x in parts]))
+    rest = None
+    if sum(one.entry.raw_bytes for one in wanted) <= INLINE_BYTES:
+        rest = gather(core.disk, wanted, buffer, wait=False)
+    if rest is None:
+        with blocks.pinned():
+            rest = await in_thread(lambda: gather(core.disk, wanted, buffer))
+    for block, data in rest or ():
+        blocks.remember(block, data)
 
-        def fetch() -> list[tuple[BlockId, bytes | None]]:
-            return [(block, blocks.fetch(block, file, entry)) for block, file, entry in missing]
 
-        for block, data in await trio.to_thread.run_sync(fetch):
-            if data is not None:
-                found[block] = data
-                blocks.remember(block, data)
-    return found
-
-
-def _slice(data: bytes, piece: Extent) -> bytes:
-    part = data[piece.block_offset : piece.block_offset + piece.length]
-    if len(part) != piece.length:
+def _check_within(piece: Extent, raw_bytes: int) -> None:
+    if piece.block_offset + piece.length > raw_bytes:
         raise Corrupt(f"block {piece.block} is shorter than the file's extent", hint="run: snap fsck")
-    return part
 
 
 def _check_regular(inode: Inode) -> None:

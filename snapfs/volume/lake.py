@@ -18,13 +18,14 @@ import trio
 
 from snapfs.errors import Corrupt, IOFailure, NoSpace, NotFound, SnapfsError
 from snapfs.format import keys, records
-from snapfs.store import layout, shrinking
+from snapfs.store import layout, resident, shrinking
 from snapfs.store.blocks import Blocks
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, items
 from snapfs.store.leftovers import Leftovers
 from snapfs.store.medium import Medium
 from snapfs.store.segments import Segments
+from snapfs.store.verify import DATA_FILE
 from snapfs.timings import Timing
 from snapfs.types import Ino, SegmentId
 from snapfs.volume import doubt
@@ -38,6 +39,7 @@ from snapfs.volume.reclaim import Reclaim
 from snapfs.volume.scrub.run import Scrub
 from snapfs.volume.seals.sealer import Sealer
 from snapfs.volume.snapshots import Snapshots
+from snapfs.volume.threads import in_thread
 from snapfs.volume.trash import Trash
 from snapfs.volume.turns import Turns
 from snapfs.volume.upkeep import Upkeep
@@ -150,9 +152,7 @@ class Lake:
         disk.sync_directory("store.directory", path.parent)
 
     @classmethod
-    def open(
-        cls, path: Path, *, mountpoint: str = "", disk: Disk | None = None, limits: Limits = DEFAULT
-    ) -> Lake:
+    def open(cls, path: Path, *, mountpoint: str = "", disk: Disk | None = None, limits: Limits = DEFAULT) -> Lake:
         """Take the writer's lock and open the store as of its last commit.
 
         Raises:
@@ -189,7 +189,7 @@ class Lake:
             began = time.perf_counter()
             if self.core.blocks.segments.unsynced:
                 try:
-                    await trio.to_thread.run_sync(self.core.blocks.segments.sync)
+                    await in_thread(self.core.blocks.segments.sync)
                 except IOFailure as error:
                     # The kernel drops what it could not write: never try again as if nothing had happened.
                     raise self.index.fail(error) from error
@@ -257,6 +257,7 @@ class Lake:
         last = trio.current_time()
         while True:
             await trio.sleep(_POLL_SECONDS)
+            resident.bound(self.index.path / DATA_FILE)
             due = trio.current_time() - last >= self.limits.commit_seconds
             due, self.core.short_of_space = due or self.core.short_of_space, False
             with contextlib.suppress(SnapfsError):  # whoever waits for a sync is told; this is tried again

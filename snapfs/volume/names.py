@@ -27,12 +27,15 @@ from snapfs.errors import (
 )
 from snapfs.format import keys, records
 from snapfs.format.records import Inode
-from snapfs.types import LINKS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, Ino
+from snapfs.types import LINKS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, Epoch, Ino
 from snapfs.versions.epochs import View
 from snapfs.volume.attributes import Attributes
 from snapfs.volume.core import now_ns
 
 IsOpen = Callable[[Ino], bool]
+
+Entry = tuple[Ino, bytes, bytes]
+"""Where an entry is, or would be: (directory, name, key)."""
 
 
 class Names(Attributes):
@@ -42,7 +45,7 @@ class Names(Attributes):
         """Raises:
         NotFound, NotADirectory, NameTooLong.
         """
-        return self.getattr(view, self._entry(view, parent, name)[0])
+        return self.getattr(view, self._entry(view, parent, name, keys.dirent(parent, name, self._core.seed))[0])
 
     def find(self, view: View, parent: Ino, name: bytes) -> Inode | None:
         """As ``lookup``; None if there is no such name."""
@@ -51,15 +54,16 @@ class Names(Attributes):
         payload = self._tree.get(view, keys.dirent(parent, name, self._core.seed))
         return None if payload is None else self.getattr(view, records.decode_dirent(payload)[0])
 
-    def _entry(self, view: View, parent: Ino, name: bytes) -> tuple[Ino, int]:
-        """(inode, S_IFMT bits) of an entry."""
+    def _entry(self, view: View, parent: Ino, name: bytes, subject: bytes) -> tuple[Ino, int, Epoch]:
+        """(inode, S_IFMT bits, epoch of the version) of an entry; ``subject`` is its key."""
         if len(name) > NAME_BYTES_MAX:
             raise NameTooLong(f"a name has at most {NAME_BYTES_MAX} bytes")
-        payload = self._tree.get(view, keys.dirent(parent, name, self._core.seed))
-        if payload is None:
+        found = self._tree.find(view, subject)
+        if found is None or not found[1]:
             self._directory(view, parent)
             raise NotFound(f"{os.fsdecode(name)!a} does not exist")
-        return records.decode_dirent(payload)
+        ino, kind = records.decode_dirent(found[1])
+        return ino, kind, found[0]
 
     def _directory(self, view: View, ino: Ino) -> Inode:
         inode = self._core.inode(view, ino)
@@ -92,9 +96,7 @@ class Names(Attributes):
 
     # -- making
 
-    def mknod(
-        self, view: View, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = 0
-    ) -> Inode:
+    def mknod(self, view: View, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = 0) -> Inode:
         """Make a regular file, fifo, socket or device, by the S_IFMT bits of the mode."""
         if stat.S_IFMT(mode) not in _NODES:
             raise Invalid(f"mode {mode:o} is not that of a file, fifo, socket or device")
@@ -127,7 +129,8 @@ class Names(Attributes):
         size: int = 0,
     ) -> Inode:
         self._tree.check_writable(view)
-        directory = self._new_entry(view, parent, name)
+        entry = keys.dirent(parent, name, self._core.seed)
+        directory = self._new_entry(view, parent, name, entry)
         is_directory = stat.S_ISDIR(mode)
         if is_directory and directory.nlink >= LINKS_MAX:
             raise TooManyLinks(f"a directory holds at most {LINKS_MAX - 2} directories")
@@ -139,32 +142,40 @@ class Names(Attributes):
         nlink = 2 if is_directory else 1
         inode = Inode(self._core.new_ino(), mode, nlink, uid, gid, rdev, size, 0, now, now, now, now)
         self._core.put_inode(view, inode)
-        self._add(view, parent, name, inode)
+        self._add(view, (parent, name, entry), inode)
         self._touch(view, directory, now, links=is_directory)
         return inode
 
-    def _new_entry(self, view: View, parent: Ino, name: bytes) -> Inode:
+    def _new_entry(self, view: View, parent: Ino, name: bytes, subject: bytes) -> Inode:
         """The directory, after checks that the name is good and free."""
         check_name(name)
         directory = self._directory(view, parent)
-        if self._tree.get(view, keys.dirent(parent, name, self._core.seed)) is not None:
+        if self._tree.get(view, subject) is not None:
             raise AlreadyExists(f"{name!r} exists")
         return directory
 
-    def _add(self, view: View, parent: Ino, name: bytes, inode: Inode) -> None:
-        entry = keys.dirent(parent, name, self._core.seed)
-        self._tree.put(view, entry, records.encode_dirent(inode.ino, inode.mode))
+    def _add(self, view: View, entry: Entry, inode: Inode) -> None:
+        parent, name, subject = entry
+        self._tree.put(view, subject, records.encode_dirent(inode.ino, inode.mode))
         self._tree.put(view, keys.parent(inode.ino, parent, name), records.PRESENT)
 
-    def _take(self, view: View, parent: Ino, name: bytes, ino: Ino) -> None:
-        self._tree.delete(view, keys.dirent(parent, name, self._core.seed))
-        self._tree.delete(view, keys.parent(ino, parent, name))
+    def _take(self, view: View, entry: Entry, inode: Inode, epoch: Epoch | None = None, *, gone: bool = False) -> None:
+        """
+        Args:
+            epoch: of the entry's version, if known.
+            gone: the inode is to be buried, which hides its older records.
+        """
+        parent, name, subject = entry
+        self._tree.delete(view, subject, epoch)
+        link = keys.parent(inode.ino, parent, name)
+        if gone:
+            self._tree.drop_at(view.epoch, link)
+        else:
+            self._tree.delete(view, link)
 
     def _touch(self, view: View, directory: Inode, now: int, *, links: int = 0) -> None:
         """A directory's entries changed."""
-        changed = msgspec.structs.replace(
-            directory, mtime_ns=now, ctime_ns=now, nlink=directory.nlink + links
-        )
+        changed = msgspec.structs.replace(directory, mtime_ns=now, ctime_ns=now, nlink=directory.nlink + links)
         self._core.put_inode(view, changed)
 
     def link(self, view: View, ino: Ino, parent: Ino, name: bytes) -> Inode:
@@ -172,7 +183,8 @@ class Names(Attributes):
         inode = self._core.inode(view, ino)
         if stat.S_ISDIR(inode.mode):
             raise IsADirectory("a directory has no hard links")
-        directory = self._new_entry(view, parent, name)
+        entry = keys.dirent(parent, name, self._core.seed)
+        directory = self._new_entry(view, parent, name, entry)
         if inode.nlink >= LINKS_MAX:
             raise TooManyLinks(f"a file has at most {LINKS_MAX} links")
         if inode.nlink == 0:
@@ -180,33 +192,44 @@ class Names(Attributes):
         self._core.admit()
         now = now_ns()
         self._core.put_inode(view, msgspec.structs.replace(inode, nlink=inode.nlink + 1, ctime_ns=now))
-        self._add(view, parent, name, inode)
+        self._add(view, (parent, name, entry), inode)
         self._touch(view, directory, now)
         return self.getattr(view, ino)
 
     # -- removing
 
-    def unlink(self, view: View, parent: Ino, name: bytes, *, is_open: IsOpen) -> None:
-        """Remove an entry of a file; the file goes with its last one, or, open, with ``drop``."""
+    def unlink(self, view: View, parent: Ino, name: bytes, *, is_open: IsOpen) -> Inode:
+        """Remove an entry of a file; the file goes with its last one, or, open, with ``drop``.
+
+        Returns:
+            The file's attributes afterwards, also if it is gone.
+        """
         self._tree.check_writable(view)
-        ino, kind = self._entry(view, parent, name)
+        entry = keys.dirent(parent, name, self._core.seed)
+        ino, kind, epoch = self._entry(view, parent, name, entry)
         if kind == stat.S_IFDIR:
             raise IsADirectory(f"{name!r} is a directory")
         directory = self._directory(view, parent)
+        inode = self._core.inode(view, ino)
+        size = max(inode.size, self._writeback.end(view, ino))
         now = now_ns()
-        self._take(view, parent, name, ino)
+        gone = inode.nlink <= 1 and not is_open(ino)
+        self._take(view, (parent, name, entry), inode, epoch, gone=gone)
         self._touch(view, directory, now)
-        self._unlinked(view, self._core.inode(view, ino), now, is_open)
+        left = self._unlinked(view, inode, now, gone=gone)
+        return left if left.size == size else msgspec.structs.replace(left, size=size)
 
-    def _unlinked(self, view: View, inode: Inode, now: int, is_open: IsOpen) -> None:
-        """A file lost an entry."""
-        if inode.nlink > 1 or is_open(inode.ino):
-            self._core.put_inode(view, msgspec.structs.replace(inode, nlink=inode.nlink - 1, ctime_ns=now))
-            if inode.nlink == 1:
-                key = keys.u64(view.volume_id) + keys.u64(inode.ino)
-                self._core.index.put("orphans", key, records.PRESENT)
-        else:
+    def _unlinked(self, view: View, inode: Inode, now: int, *, gone: bool) -> Inode:
+        """A file lost an entry.  Returns its record as it is now, or would be."""
+        left = msgspec.structs.replace(inode, nlink=inode.nlink - 1, ctime_ns=now)
+        if gone:
             self._bury(view, inode)
+            return left
+        self._core.put_inode(view, left)
+        if inode.nlink == 1:
+            key = keys.u64(view.volume_id) + keys.u64(inode.ino)
+            self._core.index.put("orphans", key, records.PRESENT)
+        return left
 
     def _bury(self, view: View, inode: Inode) -> None:
         self._writeback.discard(view, inode.ino)
@@ -225,16 +248,20 @@ class Names(Attributes):
         if inode.nlink == 0:
             self._bury(view, inode)
 
-    def rmdir(self, view: View, parent: Ino, name: bytes) -> None:
+    def rmdir(self, view: View, parent: Ino, name: bytes) -> Inode:
+        """Remove an empty directory; what its attributes were."""
         self._tree.check_writable(view)
-        ino, kind = self._entry(view, parent, name)
+        entry = keys.dirent(parent, name, self._core.seed)
+        ino, kind, epoch = self._entry(view, parent, name, entry)
         if kind != stat.S_IFDIR:
             raise NotADirectory(f"{name!r} is not a directory")
         self._check_empty(view, ino)
         directory = self._directory(view, parent)
-        self._take(view, parent, name, ino)
-        self._core.bury(view, self._core.inode(view, ino))
+        inode = self._core.inode(view, ino)
+        self._take(view, (parent, name, entry), inode, epoch, gone=True)
+        self._core.bury(view, inode)
         self._touch(view, directory, now_ns(), links=-1)
+        return inode
 
     def _check_empty(self, view: View, ino: Ino) -> None:
         for _ in self.readdir(view, ino, 0):
@@ -253,14 +280,20 @@ class Names(Attributes):
         noreplace: bool = False,
         exchange: bool = False,
         is_open: IsOpen,
-    ) -> None:
-        """rename(2) and renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+    ) -> Inode | None:
+        """rename(2) and renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE.
+
+        Returns:
+            What was replaced, as it was before; None if nothing was.
+        """
         self._tree.check_writable(view)
         check_name(name)
         check_name(new_name)
-        ino, kind = self._entry(view, parent, name)
-        self._directory(view, new_parent)
-        payload = self._tree.get(view, keys.dirent(new_parent, new_name, self._core.seed))
+        entry = keys.dirent(parent, name, self._core.seed)
+        ino, kind, epoch = self._entry(view, parent, name, entry)
+        directories = self._directory(view, parent), self._directory(view, new_parent)
+        new_entry = keys.dirent(new_parent, new_name, self._core.seed)
+        payload = self._tree.get(view, new_entry)
         target = records.decode_dirent(payload) if payload else None
         if target is None and exchange:
             raise NotFound(f"{os.fsdecode(new_name)!a} does not exist")
@@ -271,11 +304,15 @@ class Names(Attributes):
         if target is not None and exchange and target[1] == stat.S_IFDIR:
             self._check_not_inside(view, target[0], parent)
         if target is not None and target[0] == ino:
-            return  # two links of one file: POSIX says nothing happens
+            return None  # two links of one file: POSIX says nothing happens
         if target is not None and not exchange:
             self._check_replaceable(view, kind, target)
         self._core.admit()
-        self._move(view, (parent, name, ino), (new_parent, new_name, target), exchange, is_open)
+        inode, other = self._core.inode(view, ino), self._core.inode(view, target[0]) if target else None
+        replaced = self.getattr(view, other.ino) if other and not exchange else None
+        source, goal = (parent, name, entry), (new_parent, new_name, new_entry)
+        self._move(view, source, inode, epoch, goal, other, directories, exchange=exchange, is_open=is_open)
+        return replaced
 
     def _check_not_inside(self, view: View, ino: Ino, directory: Ino) -> None:
         """A directory must not move below itself."""
@@ -296,25 +333,22 @@ class Names(Attributes):
             raise NotADirectory("a directory cannot replace a file")
 
     def _move(
-        self,
-        view: View,
-        source: tuple[Ino, bytes, Ino],
-        goal: tuple[Ino, bytes, tuple[Ino, int] | None],
-        exchange: bool,
-        is_open: IsOpen,
-    ) -> None:
-        (parent, name, ino), (new_parent, new_name, target) = source, goal
+        self, view: View, source: Entry, inode: Inode, epoch: Epoch, goal: Entry, other: Inode | None,
+        above: tuple[Inode, Inode], *, exchange: bool, is_open: IsOpen,
+    ) -> None:  # fmt: skip
+        """``inode`` goes from the source, an entry of that epoch, to the goal, where ``other`` is; ``above``: the
+        directories."""
         core, now = self._core, now_ns()
-        inode = core.inode(view, ino)
-        other = core.inode(view, target[0]) if target else None
-        self._take(view, parent, name, ino)
+        self._take(view, source, inode, epoch)
+        gone = False
         if other:
-            self._take(view, new_parent, new_name, other.ino)
-        self._add(view, new_parent, new_name, inode)
+            gone = not exchange and (bool(_is_directory(other)) or (other.nlink <= 1 and not is_open(other.ino)))
+            self._take(view, goal, other, gone=gone)
+        self._add(view, goal, inode)
         core.put_inode(view, msgspec.structs.replace(inode, ctime_ns=now))
         left, came = -_is_directory(inode), _is_directory(inode)
         if other and exchange:
-            self._add(view, parent, name, other)
+            self._add(view, source, other)
             core.put_inode(view, msgspec.structs.replace(other, ctime_ns=now))
             left, came = left + _is_directory(other), came - _is_directory(other)
         elif other:
@@ -322,15 +356,16 @@ class Names(Attributes):
             if _is_directory(other):
                 core.bury(view, other)
             else:
-                self._unlinked(view, other, now, is_open)
-                self._writeback.replaced.add(view, ino, other)
-        if parent == new_parent:
-            self._touch(view, core.inode(view, parent), now, links=left + came)
+                self._unlinked(view, other, now, gone=gone)
+                self._writeback.replaced.add(view, inode.ino, other)
+        if above[0].ino == above[1].ino:
+            self._touch(view, above[0], now, links=left + came)
         else:
-            self._touch(view, core.inode(view, parent), now, links=left)
-            self._touch(view, core.inode(view, new_parent), now, links=came)
+            self._touch(view, above[0], now, links=left)
+            self._touch(view, above[1], now, links=came)
 
 
+_NO_NAMES = frozenset((b"", b".", b".."))
 _NODES = frozenset((stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK))
 
 
@@ -344,5 +379,5 @@ def check_name(name: bytes) -> None:
     """
     if len(name) > NAME_BYTES_MAX:
         raise NameTooLong(f"a name has at most {NAME_BYTES_MAX} bytes")
-    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+    if b"/" in name or b"\0" in name or name in _NO_NAMES:
         raise Invalid(f"{name!r} cannot be a file's name")

@@ -1,6 +1,10 @@
 """Written bytes of one file that are not in blocks yet: sorted runs that do not overlap.  Pure.
 
-A run grows in place while a file is written in order; other writes cut what they overlap.
+Large writes stay the objects that they came as.  Of small ones a run grows in place while a file is written in order;
+other writes cut what they overlap.
+
+Invariants:
+  * ``bytes`` among the data may be others' too, and never change; a ``bytearray`` is of this object alone.
 """
 
 from __future__ import annotations
@@ -8,8 +12,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
+from snapfs.types import PAGE_BYTES
+
 RUN_BYTES_MAX: Final = 4 * 1024 * 1024
 """A run stops growing here, so that growing it never copies much."""
+
+KEPT_BYTES_MIN: Final = 512 * 1024
+"""A write so large is kept as it is; the kernel hands over a stream in pieces of 1 MiB."""
 
 
 class Runs:
@@ -17,7 +26,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
-        self.data: list[bytearray] = []
+        self.data: list[bytes | bytearray] = []
         self.total_bytes = 0
 
     def __bool__(self) -> bool:
@@ -36,15 +45,19 @@ class Runs:
         if place >= 0:
             run, start = self.data[place], self.offsets[place]
             inside = offset - start
-            if inside + len(data) <= len(run):
+            small = len(data) < KEPT_BYTES_MIN
+            if small and inside + len(data) <= len(run):
+                if not isinstance(run, bytearray):
+                    run = self.data[place] = bytearray(run)
                 run[inside : inside + len(data)] = data
                 return
-            if inside == len(run) < RUN_BYTES_MAX and self._free(place + 1, offset + len(data)):
+            grows = small and inside == len(run) < RUN_BYTES_MAX and isinstance(run, bytearray)
+            if grows and self._free(place + 1, offset + len(data)):
                 run += data
                 self.total_bytes += len(data)
                 return
         self._clear(offset, offset + len(data))
-        self._insert(offset, bytearray(data))
+        self._insert(offset, _own(data))
 
     def write_under(self, offset: int, data: bytes | bytearray) -> None:
         """Put bytes only where there are none (they are older than what is there)."""
@@ -55,10 +68,10 @@ class Runs:
             if start >= end:
                 break
             if start > at:
-                self._insert(at, bytearray(data[at - offset : start - offset]))
+                self._insert(at, _own(data[at - offset : start - offset]))
             at = start + len(run)
         if at < end:
-            self._insert(at, bytearray(data[at - offset :]))
+            self._insert(at, _own(data[at - offset :]))
 
     def truncate(self, size: int) -> None:
         if self.end > size:
@@ -88,22 +101,28 @@ class Runs:
             place += 1
         return found
 
-    def joined(self) -> list[tuple[int, bytes | bytearray]]:
-        """(offset, bytes) with runs that touch made one."""
-        groups: list[tuple[int, list[bytearray]]] = []
-        end = -1
+    def joined(self) -> list[tuple[int, list[bytes | bytearray]]]:
+        """(offset, pieces) of runs, those that touch made one.  Pieces touch where a page of the file begins, and no
+        two small ones do."""
+        groups: list[tuple[int, list[list[bytes | bytearray]]]] = []
+        end = size = 0
         for offset, run in zip(self.offsets, self.data, strict=True):
-            if offset == end:
-                groups[-1][1].append(run)
+            if not groups or offset != end:
+                groups.append((offset, [[run]]))
+                size = 0
+            elif offset % PAGE_BYTES or max(size, len(run)) < KEPT_BYTES_MIN:
+                groups[-1][1][-1].append(run)
             else:
-                groups.append((offset, [run]))
+                groups[-1][1].append([run])
+                size = 0
+            size += len(run)
             end = offset + len(run)
-        return [(offset, parts[0] if len(parts) == 1 else b"".join(parts)) for offset, parts in groups]
+        return [(o, [part[0] if len(part) == 1 else b"".join(part) for part in parts]) for o, parts in groups]
 
     def _free(self, place: int, end: int) -> bool:
         return place >= len(self.offsets) or self.offsets[place] >= end
 
-    def _insert(self, offset: int, run: bytearray) -> None:
+    def _insert(self, offset: int, run: bytes | bytearray) -> None:
         place = bisect_right(self.offsets, offset)
         self.offsets.insert(place, offset)
         self.data.insert(place, run)
@@ -126,3 +145,8 @@ class Runs:
             if last > end:
                 self._insert(end, run[end - first :])
                 place += 1
+
+
+def _own(data: bytes | bytearray) -> bytes | bytearray:
+    """The bytes as a run that nobody else changes."""
+    return data if len(data) >= KEPT_BYTES_MIN and isinstance(data, bytes) else bytearray(data)

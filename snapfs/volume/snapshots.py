@@ -158,6 +158,7 @@ class Snapshots(References):
 
     def _list(self, volume: Volume, record: SnapshotRecord) -> None:
         """It can be found."""
+        self._counted(volume, +1)
         self._index.put("names", self._label_key(volume, record.name), keys.u64(record.epoch))
         self._index.put("created", created_key(record), records.PRESENT)
         for tag in record.tags:
@@ -388,11 +389,13 @@ class Snapshots(References):
     def look_again(self) -> None:
         """Views are gone with their snapshots or volumes, or are back with them."""
         self.changes += 1
+        self._counts.clear()
         for epoch in list(self._views):
             self._show(epoch, there=self.alive(epoch) is not None)
 
     def _unlist(self, volume: Volume, record: SnapshotRecord) -> None:
         """Nothing finds it."""
+        self._counted(volume, -1)
         index = self._index
         index.delete("names", self._label_key(volume, record.name))
         index.delete("created", created_key(record))

@@ -171,7 +171,9 @@ class Volumes:
         core = self._core
         core.admit()
         number = VolumeId(core.epochs.number())
-        head = View(number, core.epochs.path(core.epochs.create(origin.epoch, number)), writable=True)
+        source = self.any_by_id(origin.volume)
+        path = core.epochs.path(origin.epoch, source.head.path if source else None)
+        head = View(number, core.epochs.extend(path, core.epochs.create(origin.epoch, number)), writable=True)
         return self._add(name, origin.root, head, now_ns(), address, origin)
 
     def _check_new(self, name: str) -> None:

@@ -16,9 +16,9 @@ A stream that is flushed while it is still being written keeps its last, unfinis
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import trio
@@ -31,26 +31,14 @@ from snapfs.types import Ino, VolumeId
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core
 from snapfs.volume.quota import exceeded, uncovered_bytes
-from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, cut, has_zeros
+from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, has_zeros
 from snapfs.volume.reduction.reducer import Fresh, Reducer
 from snapfs.volume.reduction.replaced import Replaced
 from snapfs.volume.runs import Runs
+from snapfs.volume.storing import Cut, Cutting, packing, work
 
 FLUSH_BYTES: Final = 32 * 1024 * 1024
 """Flushing begins in the background when this much is dirty (or half of what may be)."""
-
-INLINE_BYTES: Final = 64 * 1024
-"""Work on fewer bytes costs less than handing it to a thread (about 60 us)."""
-
-T = TypeVar("T")
-
-
-class Cut(msgspec.Struct, gc=False):
-    """A run that is to be stored: [start, end) of the file.  What no chunk has of it is zeros."""
-
-    start: int
-    end: int
-    chunks: list[Chunk]
 
 
 class DirtyFile:
@@ -135,8 +123,10 @@ class Writeback:
             held = self._held.get(view.volume_id)
             if held is not None:
                 await held.wait()
-            elif 0 < self._core.dirty_bytes > self._dirty_bytes_max - size:
-                await self.flush(final=False)
+            elif self._is_full(size):
+                async with self._lock:  # the flush under way may have made room
+                    if self._is_full(size):
+                        await self._flush(list(self._files.values()), final=False)
             elif usage.uncounted:
                 await self._core.usages.exact()
             elif usage.fits(size):
@@ -151,6 +141,10 @@ class Writeback:
             else:
                 self._core.events.warn(f"the quota of volume {usage.volume!r} is full")
                 raise exceeded(usage)
+
+    def _is_full(self, size: int) -> bool:
+        """Whether there is no memory for so many bytes; where nothing is dirty there always is."""
+        return 0 < self._core.dirty_bytes > self._dirty_bytes_max - size
 
     def _growth(self, view: View, ino: Ino, start: int, end: int) -> int:
         """Bytes of [start, end) that neither an extent of the file has nor its dirty data."""
@@ -245,23 +239,27 @@ class Writeback:
                 chosen = [file] if file else []
             else:
                 chosen = [f for f in self._files.values() if view is None or f.view is view]
-            chosen = [file for file in chosen if file.runs]
-            if not chosen:
-                return
-            for file in chosen:
-                file.taken, file.runs, file.limit = file.runs, Runs(), file.runs.end
-                file.taken_reserved_bytes, file.reserved_bytes = file.reserved_bytes, 0
-            try:
-                await self._store(chosen, final)
-            except SnapfsError as error:
-                self._core.events.warn(f"written data could not be stored: {error.message}")
-                raise
-            finally:
-                for file in chosen:  # empty unless something failed
-                    self._give_back(file)
-                self._core.dirty_bytes = sum(file.total_bytes for file in self._files.values())
-                self._core.dirty_runs = sum(len(file.runs.offsets) for file in self._files.values())
-                self._core.forget_free_space()  # what was dirty has taken it
+            await self._flush(chosen, final)
+
+    async def _flush(self, chosen: list[DirtyFile], final: bool) -> None:
+        """As ``flush``; the caller has the lock."""
+        chosen = [file for file in chosen if file.runs]
+        if not chosen:
+            return
+        for file in chosen:
+            file.taken, file.runs, file.limit = file.runs, Runs(), file.runs.end
+            file.taken_reserved_bytes, file.reserved_bytes = file.reserved_bytes, 0
+        try:
+            await self._store(chosen, final)
+        except SnapfsError as error:
+            self._core.events.warn(f"written data could not be stored: {error.message}")
+            raise
+        finally:
+            for file in chosen:  # empty unless something failed
+                self._give_back(file)
+            self._core.dirty_bytes = sum(file.total_bytes for file in self._files.values())
+            self._core.dirty_runs = sum(len(file.runs.offsets) for file in self._files.values())
+            self._core.forget_free_space()  # what was dirty has taken it
 
     @asynccontextmanager
     async def appending(self) -> AsyncIterator[None]:
@@ -296,22 +294,26 @@ class Writeback:
     async def _store(self, files: list[DirtyFile], final: bool) -> None:
         core, reducer = self._core, self.reducer
         size = sum(file.taken.total_bytes for file in files if file.taken)
-        done = await _work(size, _cut, [file.taken.joined() for file in files if file.taken], final)
+        cutting = Cutting([file.taken.joined() for file in files if file.taken], final)
+        placed: dict[bytes, Placed] = {}
+        asked: set[bytes] = set()
         with core.blocks.pinned(), core.blocks.placing():
-            for file, (cuts, _) in zip(files, done, strict=True):
-                for run in cuts:
-                    if run.end - run.start > CHUNK_BYTES_MIN:
-                        run.chunks = await reducer.reduce(file.view, file.ino, run.chunks)
-            fresh: dict[bytes, Fresh] = {}
-            for file, (cuts, _) in zip(files, done, strict=True):
-                for chunk in (chunk for run in cuts for chunk in run.chunks if not chunk.block):
-                    if chunk.hash not in fresh and not core.blocks.known(chunk.hash):
-                        fresh[chunk.hash] = reducer.fresh(file.view, file.ino, chunk)
-            wanted = list(fresh.values())
-            placed = await _work(sum(len(new.data) for new in wanted), reducer.pack, wanted)
-            by_hash = {place.hash: place for place in placed}
-            for count, (file, (cuts, rest)) in enumerate(zip(files, done, strict=True), 1):
-                self._apply(file, cuts, rest, by_hash)
+            with core.blocks.segments.together():
+                async with packing(reducer, size, placed) as pack:
+                    while parts := await work(size, cutting.next):
+                        wanted: list[Fresh] = []
+                        for number, run, chunks in parts:
+                            view, ino = files[number].view, files[number].ino
+                            if run.end - run.start > CHUNK_BYTES_MIN:
+                                chunks = await reducer.reduce(view, ino, chunks)
+                            run.chunks += chunks
+                            for chunk in chunks:
+                                if not chunk.block and chunk.hash not in asked and not core.blocks.known(chunk.hash):
+                                    asked.add(chunk.hash)
+                                    wanted.append(reducer.fresh(view, ino, chunk))
+                        await pack(wanted)
+            for count, (file, (cuts, rest)) in enumerate(zip(files, cutting.done, strict=True), 1):
+                self._apply(file, cuts, rest, placed)
                 if count % _FILES_A_TURN == 0:
                     await trio.lowlevel.checkpoint()
 
@@ -358,28 +360,3 @@ class Writeback:
 
 _FILES_A_TURN: Final = 64
 """Files whose extents are applied before other tasks may run (about 2 ms)."""
-
-
-def _cut(files: Iterable[list[tuple[int, bytes | bytearray]]], final: bool) -> list[tuple[list[Cut], list[Chunk]]]:
-    """(runs to store, unfinished chunks to keep) of each file.  Worker thread."""
-    result = []
-    for runs in files:
-        cuts: list[Cut] = []
-        rests: list[Chunk] = []
-        for offset, data in runs:
-            chunks, rest = cut(offset, data, final=final)
-            end = offset + len(data)
-            if rest is not None:
-                rests.append(rest)
-                end = rest.offset
-            if offset < end:
-                cuts.append(Cut(offset, end, chunks))
-        result.append((cuts, rests))
-    return result
-
-
-async def _work(size: int, function: Callable[..., T], *args: object) -> T:
-    """Run work on that many bytes: here if it is small, else in a thread."""
-    if size <= INLINE_BYTES:
-        return function(*args)
-    return await trio.to_thread.run_sync(function, *args)

@@ -808,3 +808,14 @@ def test_tables_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(output, "on_terminal", lambda: True)
     output.table(("NAME", "SIZE"), rows, right=frozenset({1}))
     assert "[red]not markup[/red]" in capsys.readouterr().out
+
+
+def test_a_long_table_on_a_terminal_is_plain_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    monkeypatch.setattr(output, "_rich_table", lambda *_: pytest.fail("it takes rich seconds"))
+    output.table(("NAME", "SIZE"), [(f"row {number}", "1") for number in range(2000)], right=frozenset({1}))
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2001
+    assert told[2000] == "row 1999     1"

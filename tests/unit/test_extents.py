@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snapfs.extents import HOLE, Extent, plan_read, plan_truncate, plan_write
-from snapfs.types import BlockId
+from snapfs.types import PAGE_BYTES, BlockId
+from snapfs.volume import runs as dirty
 from snapfs.volume.runs import RUN_BYTES_MAX, Runs
 
 BLOCK_BYTES = 40
@@ -101,9 +103,17 @@ def check_runs(runs: Runs, model: bytearray, known: bytearray) -> None:
     assert bool(runs) == (end > 0)
     assert runs.total_bytes == sum(map(len, runs.data)) == known.count(1)
     shown, there = bytearray(len(model)), bytearray(len(model))
-    for offset, data in runs.joined():
-        shown[offset : offset + len(data)] = data
-        there[offset : offset + len(data)] = b"\1" * len(data)
+    before = -1
+    for offset, pieces in runs.joined():
+        assert offset > before  # what touches is one
+        at = offset
+        for number, data in enumerate(pieces):
+            assert number == 0 or at % dirty.PAGE_BYTES == 0
+            assert number == 0 or max(len(data), len(pieces[number - 1])) >= dirty.KEPT_BYTES_MIN
+            shown[at : at + len(data)] = data
+            there[at : at + len(data)] = b"\1" * len(data)
+            at += len(data)
+        before = at
     assert (shown, there) == (model, known)
 
 
@@ -113,9 +123,18 @@ PLACES = st.tuples(st.integers(0, 90), st.integers(0, 30))
 @given(
     st.lists(
         st.tuples(st.sampled_from(["write", "write", "append", "under", "truncate", "pieces"]), PLACES), max_size=30
-    )
+    ),
+    st.sampled_from([1, 12, 1000]),
+    st.sampled_from([1, 8]),
 )
-def test_runs(steps: list[tuple[str, tuple[int, int]]]) -> None:
+def test_runs(steps: list[tuple[str, tuple[int, int]]], kept: int, page: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dirty, "KEPT_BYTES_MIN", kept)
+        patch.setattr(dirty, "PAGE_BYTES", page)
+        play_runs(steps)
+
+
+def play_runs(steps: list[tuple[str, tuple[int, int]]]) -> None:
     runs, model, known = Runs(), bytearray(400), bytearray(400)
     for number, (step, (offset, size)) in enumerate(steps):
         data = bytes([number % 250 + 1]) * size
@@ -143,9 +162,25 @@ def test_runs(steps: list[tuple[str, tuple[int, int]]]) -> None:
 
 
 def test_runs_stop_growing() -> None:
-    runs, data = Runs(), random.randbytes(1 << 20)
-    for number in range(10):
-        runs.write(number << 20, data)
+    runs, data = Runs(), random.randbytes(64 << 10)
+    for number in range(100):
+        runs.write(number << 16, data)
     assert max(map(len, runs.data)) == RUN_BYTES_MAX
-    assert len(runs.joined()) == 1
-    assert runs.joined()[0][1] == data * 10
+    ((offset, pieces),) = runs.joined()
+    assert (offset, b"".join(pieces)) == (0, data * 100)
+
+
+def test_large_writes_are_not_copied() -> None:
+    runs, large, small = Runs(), [random.randbytes(1 << 20) for _ in range(3)], b"x" * PAGE_BYTES
+    for number, data in enumerate(large):
+        runs.write(number << 20, data)
+    assert [id(data) for data in runs.data] == [id(data) for data in large]
+    assert [id(data) for data in runs.joined()[0][1]] == [id(data) for data in large]
+    was = bytes(bytearray(large[1]))
+    runs.write((1 << 20) + PAGE_BYTES, small)
+    assert large[1] == was  # it may be somebody else's, too
+    ((_, pieces),) = runs.joined()
+    model = bytearray(b"".join(large))
+    model[(1 << 20) + PAGE_BYTES : (1 << 20) + 2 * PAGE_BYTES] = small
+    assert b"".join(pieces) == model
+    assert [id(pieces[0]), id(pieces[2])] == [id(large[0]), id(large[2])]

@@ -8,10 +8,11 @@ import tracemalloc
 
 import pyfuse3
 import pytest
+import trio
 
 from snapfs.errors import Corrupt, Kind, NoSpace, NotFound, Stale
 from snapfs.format.records import Inode
-from snapfs.fuse.errnos import ERRNOS, request
+from snapfs.fuse.errnos import ERRNOS, request, waiting_request
 from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.nodes import ROOT, SNAP_INO, Link, Node, Nodes, Tree, ino_of, tree_number
 from snapfs.timings import Timings
@@ -40,17 +41,32 @@ class TestErrnos:
         ],
     )
     async def test_nothing_else_leaves_a_handler(self, error: Exception, number: int) -> None:
-        with pytest.raises(pyfuse3.FUSEError) as caught:
-            await Handlers(error, error).handler()
-        assert caught.value.errno == number
+        for name in ("handler", "waiting_handler"):
+            handlers = Handlers(error, error)
+            with pytest.raises(pyfuse3.FUSEError) as caught:
+                await getattr(handlers, name)()
+            assert caught.value.errno == number
+            assert handlers.timings.outcomes == {(name, errno.errorcode[number]): 1}
+            assert sum(handlers.timings.by_name[name].counts) == 1
 
     async def test_room_is_made_once_before_giving_up(self) -> None:
-        handlers = Handlers(NoSpace("full"), None)
-        await handlers.handler()
-        assert handlers.rooms_made == 1
-        with pytest.raises(pyfuse3.FUSEError) as caught:
-            await Handlers(NoSpace("full"), NoSpace("full")).handler()
-        assert caught.value.errno == errno.ENOSPC
+        for name in ("handler", "waiting_handler"):
+            handlers = Handlers(NoSpace("full"), None)
+            await getattr(handlers, name)()
+            assert handlers.rooms_made == 1
+            assert not handlers.timings.outcomes
+            assert sum(handlers.timings.by_name[name].counts) == 1
+            with pytest.raises(pyfuse3.FUSEError) as caught:
+                await getattr(Handlers(NoSpace("full"), NoSpace("full")), name)()
+            assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_handler_that_waits_is_refused_as_one_that_does_not() -> None:
+    async def waits(self: Handlers) -> None:
+        await self.make_room()
+
+    with pytest.raises(AssertionError):
+        request(waits)
 
 
 class Handlers:
@@ -64,11 +80,19 @@ class Handlers:
     async def make_room(self) -> None:
         self.rooms_made += 1
 
-    @request
-    async def handler(self) -> None:
+    def _next(self) -> None:
         error = self.outcomes.pop(0)
         if error is not None:
             raise error
+
+    @request
+    def handler(self) -> None:
+        self._next()
+
+    @waiting_request
+    async def waiting_handler(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._next()
 
 
 class TestNodes:
@@ -119,6 +143,27 @@ class TestNodes:
         nodes.forget(again, 1)
         assert nodes.node(one, Ino(9)) == node
         assert len(nodes) == 0
+
+    def test_place_and_whether_it_is_there(self) -> None:
+        nodes, one = Nodes(), tree()
+        file = one.node(Ino(9))
+        assert nodes.place(file) is None  # its tree is not known
+        nodes.remember(one)
+        assert nodes.place(file) == (one, Ino(9))
+        assert nodes.place(ROOT) is None
+        assert nodes.place(one.node(SNAP_INO)) is None
+        nodes.looked_up(file, regular=True)
+        assert nodes.is_there(file)
+        nodes.retire(file)
+        spare = nodes.node(one, Ino(9))
+        assert not nodes.is_there(file)
+        assert nodes.is_there(spare)
+        assert nodes.place(spare) == nodes.place(file) == (one, Ino(9))
+        nodes.looked_up(spare, regular=True)
+        nodes.keep_attributes(spare, Inode(Ino(9), 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+        assert not nodes.is_there(spare)
+        one.view.gone = True
+        assert nodes.place(spare) is None
 
     def test_a_gone_volume_is_stale(self) -> None:
         nodes, one = Nodes(), tree()

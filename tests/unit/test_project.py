@@ -44,16 +44,18 @@ def test_imports_go_down_only() -> None:
 
 
 def test_both_commands_are_the_same_program() -> None:
-    scripts = {script.name: script.value for script in importlib.metadata.distribution("snapfs").entry_points}
+    found = importlib.metadata.distribution("snapfs").entry_points.select(group="console_scripts")
+    scripts = {script.name: script.value for script in found}
     assert scripts == {"snap": "snapfs_cli.main:main", "snapfs": "snapfs_cli.main:main"}
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    """What happens to be installed here is not there on the next machine.  snapfs.testing has the tests' own."""
+    """What happens to be installed here is not there on the next machine.  snapfs.testing has the tests' own, and the
+    file system for fsspec is for those who have that."""
     imported = {
         name.split(".")[0]
         for path in modules()
-        if "testing" not in path.parts
+        if "testing" not in path.parts and path != ROOT / "snapfs/reader/filesystem.py"
         for node in ast.walk(ast.parse(path.read_text()))
         for name in imports_of(node)
     }

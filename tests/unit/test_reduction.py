@@ -24,7 +24,7 @@ from snapfs.types import PAGE_BYTES, BlockId
 from snapfs.volume.optimize import optimize
 from snapfs.volume.reduction import replaced
 from snapfs.volume.reduction.compression import Trials, check_compression, level_of
-from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, cut, zero_runs
+from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, chunks_of, cut, zero_runs
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -136,6 +136,33 @@ def test_chunks_and_zeros_are_the_run(offset: int, parts: list[tuple[bool, int]]
         at = chunk.end
     assert at <= end
     assert bytes(found) + bytes(rest.data if rest else b"") == data
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 5000),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 300_000)), max_size=8),
+    st.lists(st.integers(1, 300), max_size=12),
+    st.booleans(),
+    st.integers(0, 9),
+)
+def test_pieces_are_cut_as_the_whole(
+    offset: int, parts: list[tuple[bool, int]], pages: list[int], final: bool, seed: int
+) -> None:
+    """Wherever the pages that begin a piece are: also small ones, a chunk in several, and zeros across them."""
+    data = b"".join(bytes(size) if zero else noise(size, seed) for zero, size in parts)
+    pieces, at = [], 0
+    for count in pages:
+        end = (offset + at) // PAGE_BYTES * PAGE_BYTES + count * PAGE_BYTES - offset
+        pieces.append(data[at:end])
+        at = min(end, len(data))
+    pieces.append(data[at:])
+    pieces = [piece for piece in pieces if piece]
+    chunks, rest = cut(offset, data, final=final)
+    found = list(chunks_of(offset, pieces, final=final))
+    assert [(c.offset, c.hash, bytes(c.data)) for c in found] == [
+        (c.offset, c.hash, bytes(c.data)) for c in [*chunks, *([rest] if rest else [])]
+    ]
 
 
 def test_a_plan_leaves_out_what_is_there_already() -> None:
@@ -359,9 +386,9 @@ def fetched(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> list[int]
     sizes: list[int] = []
     real = engine.lake.core.blocks.fetch
 
-    def fetch(block, file, entry, *, wait=True):
+    def fetch(block, file, entry):
         sizes.append(entry.raw_bytes)
-        return real(block, file, entry, wait=wait)
+        return real(block, file, entry)
 
     monkeypatch.setattr(engine.lake.core.blocks, "fetch", fetch)
     return sizes
@@ -450,10 +477,10 @@ def test_truncation_while_comparing(engine: EngineSubject, monkeypatch: pytest.M
     again = trio.Event()
     real = engine.lake.core.blocks.fetch
 
-    def fetch(block, file, entry, *, wait=True):
+    def fetch(block, file, entry):
         trio.from_thread.run_sync(reading.set)
         trio.from_thread.run(again.wait)
-        return real(block, file, entry, wait=wait)
+        return real(block, file, entry)
 
     monkeypatch.setattr(engine.lake.core.blocks, "fetch", fetch)
 

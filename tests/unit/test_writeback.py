@@ -8,8 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from snapfs.errors import SnapfsError
+from snapfs.errors import NoSpace, SnapfsError
 from snapfs.testing.engine import EngineSubject
+from snapfs.volume import storing
 from snapfs.volume.limits import Limits
 
 
@@ -210,3 +211,90 @@ def test_a_commit_that_fails_fails_for_all_who_wait(engine: EngineSubject, monke
     assert outcomes == ["failed"] * 3
     monkeypatch.setattr(engine.lake.index, "commit", real)
     engine.crash()
+
+
+def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushes of a megabyte have many parts."""
+    monkeypatch.setattr(storing, "PART_BYTES", 256 << 10)
+
+
+def test_a_flush_in_parts_stores_nothing_twice(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_small_parts(monkeypatch)
+    appends = []
+    real = engine.lake.core.blocks.append
+    monkeypatch.setattr(engine.lake.core.blocks, "append", lambda packed: appends.append(len(packed)) or real(packed))
+    data = random.randbytes(2 << 20)
+    engine.write("data", (b"f",), 0, data + data)
+    engine.make("data", (b"g",), "file", 0o644)
+    engine.write("data", (b"g",), 0, data)
+    engine.flush()
+    assert len(appends) > 4
+    assert len(data) <= engine.stored_bytes() < len(data) + (600 << 10)  # one seam is no other's, and headers
+    assert (content(engine), engine.tree("data")[b"g",].content) == (data + data, data)
+    assert engine.fsck() == []
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_a_part_that_cannot_be_stored(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    """The flush fails as a whole, leaves nothing in the segments, and can be done again."""
+    in_small_parts(monkeypatch)
+    engine.write("data", (b"f",), 0, b"first")
+    engine.flush()
+    blocks = engine.lake.core.blocks
+    position = blocks.segments.position
+    real, calls = blocks.append, iter(range(1000))
+
+    def append(packed):
+        if next(calls) == failing:
+            raise NoSpace("the disk is full")
+        return real(packed)
+
+    monkeypatch.setattr(blocks, "append", append)
+    newer, data = random.randbytes(5000), random.randbytes(3 << 20)
+
+    async def play() -> None:
+        view, ino = engine._resolve("data", (b"f",))
+        await engine.lake.files.write(view, ino, 0, data)
+        with pytest.raises(NoSpace):
+            await engine.lake.sync()
+        assert blocks.segments.position == position
+        assert blocks.segments.file_path(position[0]).stat().st_size == position[1]
+        assert await engine.lake.files.read(view, ino, 0, len(data)) == data
+        await engine.lake.files.write(view, ino, 1 << 20, newer)
+
+    engine.run(play)
+    engine.flush()
+    wanted = data[: 1 << 20] + newer + data[(1 << 20) + len(newer) :]
+    assert content(engine) == wanted
+    assert engine.fsck() == []
+    assert blocks.segments.disk_bytes() < len(data) + (1 << 20)
+    engine.reopen()
+    assert content(engine) == wanted
+
+
+def test_a_writer_goes_on_as_soon_as_there_is_room(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a flush of its own, when the one under way has made room."""
+    engine.limits = Limits(dirty_bytes_max=2 << 20)
+    engine.reopen()
+    again = stopped_in_its_thread(engine, monkeypatch)
+    flushed = []
+    real = engine.lake.writeback._store
+    monkeypatch.setattr(
+        engine.lake.writeback, "_store", lambda files, final: flushed.append(len(files)) or real(files, final)
+    )
+
+    async def play() -> None:
+        view, ino = engine._resolve("data", (b"f",))
+        files = engine.lake.files
+        await files.write(view, ino, 0, random.randbytes(1500 << 10))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.lake.sync)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await files.write(view, ino, 3 << 20, b"small")
+            nursery.start_soon(files.write, view, ino, 4 << 20, random.randbytes(1 << 20))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert files.getattr(view, ino).size < 5 << 20
+            again.set()
+        assert flushed == [1]
+
+    engine.run(play)

@@ -123,7 +123,7 @@ class Archive:
         await trio.lowlevel.checkpoint()
         self._check_alive()
 
-    def _add(self, data: bytes) -> None:
+    def _add(self, data: bytes | bytearray) -> None:
         self._gathered += data
 
     def _take(self) -> bytes:

@@ -1,0 +1,101 @@
+"""Random reads and writes of 4 KiB in a file of 1 GB, by fio, with one and four jobs, without and with fsyncs.
+
+Jobs share the file, each in a part of its own.  Reads begin cold and without read-ahead, so each is a request (each
+page is read once); writes without fsync go to the page cache where a file system has one, and the fsync at the end
+counts.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from functools import partial
+from pathlib import Path
+
+from benchmarks import filesystems, harness
+from benchmarks.filesystems import FileSystem
+from benchmarks.harness import Options, Report
+from benchmarks.processes import Memories
+
+FILE_BYTES = 2**30
+PAGE_BYTES = 4096
+JOBS = (1, 4)
+SECONDS_MAX, SECONDS_MAX_SHORT = 10.0, 1.5
+"""Of one run of fio, at full size and else; who is slower does fewer operations."""
+FSYNC_PART = 0.1
+"""Of the pages, that are written where each write is followed by an fsync."""
+
+AT_LEAST = {"S3QL": 3.0}
+"""Times its writes with fsync."""
+
+S3QL_FSYNC = "S3QL 6.3 answers an fsync when the bytes are in its cache's file: it syncs neither that nor its database"
+
+KINDS = {
+    "read, cold": ("randread", ("--fadvise_hint=random",)),
+    "write": ("randwrite", ("--end_fsync=1",)),
+    "write, each with fsync": ("randwrite", ("--fsync=1",)),
+}
+
+
+def lay_out(path: Path, size: int) -> None:
+    noise = random.Random(9)
+    with path.open("wb") as file:
+        for _ in range(size // 2**20):
+            file.write(noise.randbytes(2**20))
+
+
+def fio(path: Path, kind: str, jobs: int, size: int, seconds: float) -> float:
+    """Operations a second, of all jobs."""
+    pattern, more = KINDS[kind]
+    each = size // jobs
+    pages = each * FSYNC_PART if "--fsync=1" in more else each
+    words = [
+        "fio", "--name=random", f"--filename={path}", f"--rw={pattern}", f"--bs={PAGE_BYTES}", "--ioengine=psync",
+        f"--numjobs={jobs}", f"--size={each}", f"--offset_increment={each}", f"--io_size={int(pages)}",
+        f"--runtime={seconds * 1000:.0f}ms", "--refill_buffers=1", "--randrepeat=0", "--invalidate=0",
+        "--group_reporting", "--thread", "--output-format=json", *more,
+    ]  # fmt: skip
+    answer = harness.run(*words)
+    job = json.loads(answer[answer.index("{") :])["jobs"][0]
+    done = job["read" if pattern == "randread" else "write"]
+    return float(done["total_ios"] / (job["job_runtime"] / jobs / 1000))
+
+
+def measure(system: FileSystem, size: int, seconds: float, memories: Memories) -> dict[str, float]:
+    path = system.root / "file"
+    found = {}
+    for jobs in JOBS:
+        for kind, (pattern, _) in KINDS.items():
+            system.forget_caches(pages=pattern == "randread")
+            found[f"{jobs} {kind}"] = fio(path, kind, jobs, size, seconds)
+    memories.note(system.name, system.daemon_pids)
+    return found
+
+
+def body(report: Report, options: Options, place: Path) -> None:
+    if not harness.installed("fio"):
+        return
+    size = max(4, round(FILE_BYTES * options.scale / 2**20)) * 2**20
+    report.note(f"a file of {size / 2**20:,.0f} MiB; operations a second, of all jobs")
+    if "S3QL" in options.on:
+        report.note(S3QL_FSYNC)
+    memories = Memories()
+    with filesystems.all_mounted(report, options.on, place) as systems:
+        for system in systems.values():
+            lay_out(system.root / "file", size)
+        seconds = SECONDS_MAX if options.scale == 1 else SECONDS_MAX_SHORT
+        actions = {name: partial(measure, system, size, seconds, memories) for name, system in systems.items()}
+        found = harness.rounds(actions, options.repeats)
+    for jobs in JOBS:
+        for kind in KINDS:
+            limits = AT_LEAST if "fsync" in kind else None
+            group = "1 job" if jobs == 1 else f"{jobs} jobs"
+            report.rates(kind, found[f"{jobs} {kind}"], unit="1/s", at_least=limits, group=group)
+    report.memory(memories)
+
+
+if __name__ == "__main__":
+    question = "what do random reads and writes of 4 KiB get, beside other file systems?"
+    report = Report("randomio", question)
+    sys.exit(harness.main(report, body, repeats=1, scale=0.1, full_repeats=3, subjects=filesystems.NAMES))

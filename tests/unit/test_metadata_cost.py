@@ -1,0 +1,118 @@
+"""How often metadata operations go to the index, and that what they leave out was not needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from snapfs.errors import NotFound
+from snapfs.format import keys
+from snapfs.format.records import Inode
+from snapfs.store.index import Index, items
+from snapfs.testing.engine import EngineSubject
+from snapfs.types import Ino
+from snapfs.versions.keyspace import Keyspace
+from snapfs.volume.files import Files
+from snapfs.volume.volumes import Volume
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Calls of the index's doors since it was last cleared."""
+    found: Counter[str] = Counter()
+    for owner, name in (
+        (Index, "put"), (Index, "put_new"), (Index, "delete"), (Keyspace, "find"), (Keyspace, "find_below"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, _counted(owner, name, found))
+    return found
+
+
+def _counted(owner: type, name: str, found: Counter[str]) -> object:
+    method = getattr(owner, name)
+
+    def call(*arguments: object, **named: object) -> object:
+        found[name] += 1
+        return method(*arguments, **named)
+
+    return call
+
+
+@pytest.fixture
+def place(engine: EngineSubject) -> tuple[Files, Volume]:
+    volume = engine.lake.volumes.get("data")
+    return engine.lake.files, volume
+
+
+def _closed(_: Ino) -> bool:
+    return False
+
+
+def _make(files: Files, volume: Volume, name: bytes) -> Inode:
+    return files.mknod(volume.head, volume.root, name, mode=0o100644, uid=0, gid=0)
+
+
+def test_what_was_read_is_not_read_again(place: tuple[Files, Volume], calls: Counter[str]) -> None:
+    files, volume = place
+    inode = _make(files, volume, b"new")
+    calls.clear()
+    assert files.getattr(volume.head, inode.ino) == inode
+    assert calls == {}
+    assert files.lookup(volume.head, volume.root, b"new") == inode
+    with pytest.raises(NotFound):
+        files.lookup(volume.head, volume.root, b"absent")
+    assert calls == {"find": 2}  # the two entries
+
+
+def test_changes_of_a_new_head_look_for_nothing_older(place: tuple[Files, Volume], calls: Counter[str]) -> None:
+    files, volume = place
+    _make(files, volume, b"one")
+    calls.clear()
+    files.rename(volume.head, volume.root, b"one", volume.root, b"two", is_open=_closed)
+    assert calls == {"find": 2, "delete": 2, "put_new": 2, "put": 2}  # the two attributes are there to be replaced
+    calls.clear()
+    files.unlink(volume.head, volume.root, b"two", is_open=_closed)
+    assert calls == {"find": 1, "delete": 3, "put": 1}
+
+
+def test_setting_what_is_so_already_writes_nothing(place: tuple[Files, Volume], calls: Counter[str]) -> None:
+    files, volume = place
+    inode = _make(files, volume, b"new")
+    calls.clear()
+    same = files.setattr(volume.head, inode.ino, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns)
+    assert same == inode
+    assert calls == {}
+    changed = files.setattr(volume.head, inode.ino, mtime_ns=inode.mtime_ns + 1, ctime_ns=inode.ctime_ns)
+    assert changed.mtime_ns == inode.mtime_ns + 1
+    assert calls == {"put": 1}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_unlinked_file_leaves_nothing_in_its_epoch(
+    place: tuple[Files, Volume], engine: EngineSubject, frozen: bool
+) -> None:
+    files, volume = place
+    head = volume.head
+    inode = _make(files, volume, b"new")
+    if frozen:
+        engine.lake.snapshots.freeze(volume, name="before")
+    files.setxattr(head, inode.ino, b"user.a", b"1")
+    files.unlink(head, volume.root, b"new", is_open=_closed)
+    own = [key[8:] for key, _ in items(engine.lake.index, "changes", keys.u64(head.epoch) + keys.u64(inode.ino))]
+    assert own == ([keys.inode(inode.ino)] if frozen else [])  # its tombstone hides all that is older
+
+
+def test_what_an_operation_returns_is_what_it_took(place: tuple[Files, Volume]) -> None:
+    files, volume = place
+    head, root = volume.head, volume.root
+    one, two = _make(files, volume, b"one"), _make(files, volume, b"two")
+    assert files.rename(head, root, b"one", root, b"three", is_open=_closed) is None
+    assert files.rename(head, root, b"three", root, b"two", is_open=_closed) == two
+    files.link(head, one.ino, root, b"link")
+    assert files.unlink(head, root, b"link", is_open=_closed) == files.getattr(head, one.ino)
+    left = files.unlink(head, root, b"two", is_open=lambda _: True)
+    assert left == files.getattr(head, one.ino)
+    assert left.nlink == 0
+    files.drop(head, one.ino)
+    made = files.mkdir(head, root, b"d", mode=0o755, uid=0, gid=0)
+    assert files.rmdir(head, root, b"d") == made

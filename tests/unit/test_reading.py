@@ -1,0 +1,208 @@
+"""Reads: what comes of files whose blocks are many, shared, compressed, damaged or on their way."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from snapfs.errors import Corrupt, IOFailure
+from snapfs.store.gather import BUFFER_BYTES, BUFFERS_MAX, Buffers
+from snapfs.testing.engine import EngineSubject
+from snapfs.testing.faulty import FaultyDisk
+from snapfs.volume.threads import in_thread
+
+MIB = 1 << 20
+assert BUFFER_BYTES == MIB
+
+
+class Disk(FaultyDisk):
+    """Can hold up reads, and refuse those of several blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses_many = False
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def preadv(self, what: str, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        self.began.set()
+        assert self.go_on.wait(30)
+        if self.refuses_many and len(buffers) > 1:
+            raise IOFailure(f"{what}: Input/output error")
+        return super().preadv(what, fd, buffers, offset)
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, disk: Disk) -> Iterator[EngineSubject]:
+    subject = EngineSubject(tmp_path / "store", disk=disk)
+    subject.create_volume("data")
+    subject.make("data", (b"f",), "file", 0o644)
+    yield subject
+    subject.close()
+
+
+def read(engine: EngineSubject, offset: int, size: int) -> bytes | bytearray:
+    view, ino = engine._resolve("data", (b"f",))
+    return engine.run(lambda: engine.lake.files.read(view, ino, offset, size))
+
+
+def stored(engine: EngineSubject, data: bytes) -> None:
+    """The file has the bytes, and nothing in memory has them."""
+    engine.write("data", (b"f",), 0, data)
+    engine.flush()
+    engine.reopen()
+
+
+def mixed(rng: random.Random, size: int) -> bytes:
+    """Noise, text, zeros and what was there before, in turn."""
+    data = bytearray()
+    while len(data) < size:
+        part = rng.randrange(1, 300_000)
+        kind = rng.randrange(4)
+        if kind == 0:
+            data += rng.randbytes(part)
+        elif kind == 1:
+            data += (b"%d of many words; " % rng.randrange(1 << 30)) * (part // 20)
+        elif kind == 2:
+            data += bytes(part)
+        elif data:
+            start = rng.randrange(len(data))
+            data += data[start : start + part]
+    return bytes(data[:size])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_reads_are_what_was_written(engine: EngineSubject, seed: int) -> None:
+    """Many at a time, of any size, and all answers are kept: no buffer is given out twice."""
+    rng = random.Random(seed)
+    data = bytearray(mixed(rng, 6 * MIB))
+    stored(engine, bytes(data))
+    for _ in range(5):  # some of it is newer, and not stored yet
+        at, new = rng.randrange(len(data)), rng.randbytes(rng.randrange(1, 50_000))
+        engine.write("data", (b"f",), at, new[: len(data) - at])
+        data[at : at + len(new)] = new[: len(data) - at]
+    spans = [(rng.randrange(len(data)), rng.choice([1, 4096, 70_000, MIB, 2 * MIB])) for _ in range(30)]
+    spans += [(at, MIB) for at in range(0, len(data), MIB)] * 3
+    answers: dict[int, bytes | bytearray] = {}
+    view, ino = engine._resolve("data", (b"f",))
+
+    async def one(number: int, at: int, size: int) -> None:
+        answers[number] = await engine.lake.files.read(view, ino, at, size)
+
+    async def play() -> None:
+        async with trio.open_nursery() as nursery:
+            for number, (at, size) in enumerate(spans):
+                nursery.start_soon(one, number, at, size)
+
+    engine.run(play)
+    for number, (at, size) in enumerate(spans):
+        assert answers[number] == data[at : at + size], (number, at, size)
+
+
+def test_what_lies_side_by_side_is_read_by_one_call(engine: EngineSubject, disk: Disk) -> None:
+    data = random.Random(1).randbytes(4 * MIB)
+    stored(engine, data)
+    for at in range(0, len(data), MIB):
+        disk.calls.clear()
+        assert read(engine, at, MIB) == data[at : at + MIB]
+        assert disk.calls["segment.read"] == 1
+    blocks = engine.lake.core.blocks
+    assert blocks._cache_bytes <= 8 * 256 * 1024, "only blocks at the ends of requests are kept"
+
+
+def test_bytes_between_blocks_that_cannot_be_read_do_not_matter(engine: EngineSubject, disk: Disk) -> None:
+    data = random.Random(2).randbytes(MIB)
+    stored(engine, data)
+    disk.refuses_many = True
+    assert read(engine, 0, MIB) == data
+    disk.failing["segment.read"] = 5
+    engine.reopen()
+    with pytest.raises(IOFailure):
+        read(engine, 0, MIB)
+
+
+def test_damage_among_good_blocks(engine: EngineSubject, tmp_path: Path) -> None:
+    data = random.Random(3).randbytes(4 * MIB)
+    stored(engine, data)
+    (segment,) = (tmp_path / "store" / "segments").glob("*.seg")
+    content = bytearray(segment.read_bytes())
+    content[content.index(data[MIB + 500_000 :][:64])] ^= 1
+    segment.write_bytes(content)
+    with pytest.raises(Corrupt, match=r"bytes from 1048576: block \d+ .* does not match its hash"):
+        read(engine, MIB, MIB)
+    for at in (0, 2 * MIB, 3 * MIB):
+        assert read(engine, at, MIB) == data[at : at + MIB]
+
+
+def test_what_is_read_stays_until_it_is_read(engine: EngineSubject, disk: Disk) -> None:
+    """The file is cut off, stored anew and its old blocks given back while a read waits for the disk."""
+    data, new = (random.Random(seed).randbytes(MIB) for seed in (4, 5))
+    stored(engine, data)
+    view, ino = engine._resolve("data", (b"f",))
+    files = engine.lake.files
+    answers: list[bytes | bytearray] = []
+
+    async def read_old() -> None:
+        answers.append(await files.read(view, ino, 0, MIB))
+
+    async def play() -> None:
+        disk.began.clear()
+        disk.go_on.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_old)
+            try:
+                assert await trio.to_thread.run_sync(disk.began.wait, 30)
+                files.setattr(view, ino, size=0)
+                await files.write(view, ino, 0, new)
+                await engine.lake.sync()
+                await engine.lake.reclaim_all()
+            finally:
+                disk.go_on.set()
+
+    engine.run(play)
+    assert answers == [data]
+    assert read(engine, 0, MIB) == new
+    assert engine.fsck() == []
+
+
+def test_buffers_are_used_again_when_nobody_has_them() -> None:
+    buffers = Buffers()
+    one = buffers.take(MIB)
+    two = buffers.take(MIB)
+    assert one is not two
+    view = memoryview(two)
+    name = id(one)
+    del one, two
+    again = buffers.take(MIB)
+    assert id(again) == name
+    assert buffers.take(MIB) is not view.obj
+    kept = [buffers.take(MIB) for _ in range(3 * BUFFERS_MAX)]
+    assert len({id(buffer) for buffer in kept}) == len(kept)
+    assert len(buffers._buffers) == BUFFERS_MAX
+    assert len(buffers.take(10)) == 10
+
+
+def test_a_thread_for_a_moment() -> None:
+    def fail() -> int:
+        raise IOFailure("of the thread")
+
+    async def play() -> None:
+        assert await in_thread(threading.get_ident) != threading.get_ident()
+        with pytest.raises(IOFailure, match="of the thread"):
+            await in_thread(fail)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            assert await in_thread(lambda: 7) == 7  # what a thread has begun is waited for
+
+    trio.run(play)
