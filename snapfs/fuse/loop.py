@@ -1,4 +1,4 @@
-"""How requests are awaited: in poll(2) first, and only when none comes for a while by trio.
+"""How requests are awaited: by looking for a moment, then in poll(2), and only when none comes for a while by trio.
 
 pyfuse3 hands a lock from worker to worker for each request, and waits for the next one in trio's epoll: passes of the
 scheduler and changes of epoll's set cost more than most answers.  It takes lock and wait from its module attribute
@@ -15,7 +15,9 @@ Invariants:
     timer and when a descriptor of its own is ready.
   * Whatever happens the scheduler gets a pass every ``TURN_SECONDS``.  That is all there is if a later trio hides what
     can be seen of this one (``_Scheduler``); nobody rests in poll(2) then.  Cancelling takes no longer either.
-  * It never waits by looking again and again: whoever shares the core keeps it.
+  * Looking again and again, which saves the wake-up of a core that went idle, lasts ``LOOK_SECONDS`` at most.  It is
+    left out for twice as many requests after each time that it was in vain (as the kernel's haltpoll shrinks its
+    window), and for a while when another took the core meanwhile: who computes on this core keeps it.
   * ``notify_closing`` ends the wait wherever it is.
 """
 
@@ -34,6 +36,13 @@ import trio
 TURN_SECONDS: Final = 0.002
 """Between two passes of the scheduler at most, and one request more.  Who makes fewer requests than one in that time
 does not notice what trio's own wait costs."""
+LOOK_SECONDS: Final = 0.00006
+"""About twice what a client takes between two requests; a wake-up costs half of it."""
+LOST_SECONDS: Final = 0.00005
+"""Between two looks, which are a microsecond apart: another had the core."""
+SKIPPED_WHEN_LOST: Final = 100
+"""Requests that are not looked for after that."""
+SKIPPED_MAX: Final = 512
 _READY: Final = select.POLLIN
 
 
@@ -47,7 +56,7 @@ class Polling(trio.abc.Instrument):
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.found = 0
-        """Requests that poll(2) found."""
+        """Requests that a look or poll(2) found."""
         self.sleeps = 0
         """Requests that trio's wait found."""
         self.passes = 0
@@ -58,6 +67,10 @@ class Polling(trio.abc.Instrument):
         """The next pass of the scheduler is due; by ``perf_counter``."""
         self._fd = -1
         self._look = select.poll().poll
+        self._skipped = 0
+        """How many requests are not looked for again and again, as it was in vain."""
+        self._skip = 0
+        """Of these, still to come."""
         self._closing = False
 
     def counts(self) -> dict[str, float]:
@@ -108,7 +121,9 @@ class Polling(trio.abc.Instrument):
                     raise trio.ClosedResourceError
             elif can_rest:
                 rest_ms = (self._turn_until - now) * 1000
-            ready = look(rest_ms)
+            ready = look(0.0)
+            if not ready and rest_ms:
+                ready = self._look_on(now) or look(rest_ms)
             if ready:
                 if len(ready) > 1 or ready[0][0] != fd:
                     self._turn_until = 0.0
@@ -119,6 +134,24 @@ class Polling(trio.abc.Instrument):
                 break
         self.sleeps += 1
         await trio.lowlevel.wait_readable(fd)
+
+    def _look_on(self, began: float) -> list[tuple[int, int]]:
+        """Look until something is there, or it does not pay any more."""
+        if self._skip:
+            self._skip -= 1
+            return []
+        look, last, until = self._look, began, min(began + LOOK_SECONDS, self._turn_until)
+        while not (ready := look(0.0)):
+            now = perf_counter()
+            if now - last > LOST_SECONDS:
+                self._skip = max(SKIPPED_WHEN_LOST, self._skipped)
+                return []
+            if now >= until:
+                self._skip = self._skipped = min(self._skipped * 2 + 1, SKIPPED_MAX)
+                return []
+            last = now
+        self._skipped = 0
+        return ready
 
     def _follow(self, fd: int) -> None:
         poll = select.poll()

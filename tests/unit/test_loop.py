@@ -361,6 +361,62 @@ class TestRest:
         assert polling.sleeps >= 100
 
 
+class TestLooking:
+    """On a clock and a descriptor of the test's own: how often it is looked before the thread rests."""
+
+    class Looks:
+        def __init__(self, monkeypatch: pytest.MonkeyPatch, polling: Polling) -> None:
+            self.now = 0.0
+            self.step = loop.LOOK_SECONDS / 10
+            self.ready_at = float("inf")
+            self.count = 0
+            self.polling = polling
+            polling._look = self.look
+            polling._turn_until = float("inf")
+            monkeypatch.setattr(loop, "perf_counter", lambda: self.now)
+
+        def look(self, milliseconds: float | None = None, /) -> list[tuple[int, int]]:
+            self.count += 1
+            self.now += self.step
+            return [(7, select.POLLIN)] if self.now >= self.ready_at else []
+
+        def wait(self, ready_in: float = float("inf")) -> int:
+            """How often it was looked for one request."""
+            self.ready_at, self.count = self.now + ready_in, 0
+            assert bool(self.polling._look_on(self.now)) == (self.count > 0 and self.now >= self.ready_at)
+            return self.count
+
+    @pytest.fixture
+    def looks(self, monkeypatch: pytest.MonkeyPatch, polling: Polling) -> Looks:
+        return self.Looks(monkeypatch, polling)
+
+    def test_requests_that_come_soon_are_found(self, looks: Looks) -> None:
+        assert all(looks.wait(loop.LOOK_SECONDS / 2) > 1 for _ in range(20))
+
+    def test_in_vain_it_is_left_out_for_ever_longer(self, looks: Looks) -> None:
+        looked = [number for number in range(2000) if looks.wait()]
+        gaps = [later - earlier - 1 for earlier, later in itertools.pairwise(looked)]
+        assert gaps == [1, 3, 7, 15, 31, 63, 127, 255, 511, 512][: len(gaps)]
+        assert len(gaps) >= 9
+
+    def test_it_ends_with_the_turn(self, looks: Looks) -> None:
+        looks.polling._turn_until = looks.now + 3 * looks.step
+        assert looks.wait() <= 4
+
+    def test_success_begins_anew(self, looks: Looks) -> None:
+        for _ in range(100):
+            looks.wait()
+        while not looks.wait(looks.step):
+            pass
+        assert [bool(looks.wait()) for _ in range(3)] == [True, False, True]
+
+    def test_it_ends_when_another_takes_the_core(self, looks: Looks) -> None:
+        looks.step = loop.LOST_SECONDS * 1.1
+        assert looks.wait() == 1
+        assert [looks.wait() for _ in range(loop.SKIPPED_WHEN_LOST)] == [0] * loop.SKIPPED_WHEN_LOST
+        assert looks.wait() == 1
+
+
 class TestWhatPyfuse3Takes:
     async def test_all_of_it_is_there(self, polling: Polling) -> None:
         """Names that its sources (which come with it) take from trio: a later version may take more."""
