@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import plots
+from benchmarks import harness, plots
 from benchmarks.report import Report
 
 NAMES = (
@@ -34,6 +34,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(NAMES)}")
     options.json.mkdir(parents=True, exist_ok=True)
+    harness.clean_up_when_ended()
     more = ["--full"] if options.full else []
     more += ["--scale", options.scale] if options.scale else []
     chosen = options.names or NAMES
@@ -45,11 +46,17 @@ def main() -> int:
 
 
 def run(name: str, results: Path, more: list[str]) -> bool:
-    """Whether it came to its end."""
+    """Whether it came to its end.  Who ends this process ends that one first, which cleans up: it is waited for."""
     kept = results / f"{name}.json"
     kept.unlink(missing_ok=True)
     words = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(kept), *more]
-    subprocess.run(words, check=False)
+    process = subprocess.Popen(words)
+    try:
+        process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
     return kept.exists()
 
 

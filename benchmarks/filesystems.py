@@ -26,6 +26,10 @@ from snapfs import mounts
 
 NAMES: Final = ("snapfs", "bindfs", "ext4", "btrfs", "S3QL")
 
+S3QL_FSYNC: Final = (
+    "S3QL 6.3 answers an fsync when the bytes are in its cache's file: it syncs neither that nor its database"
+)
+
 START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 600.0
 """S3QL copies all that it has to its storage first."""

@@ -302,7 +302,7 @@ def main(
         parser.error(f"nothing here is called {unknown[0]!r}: there are {', '.join(subjects)}")
     os.environ["PATH"] += os.pathsep + str(PEERS)
     report.settings = {"scale": options.scale, "repeats": options.repeats}
-    signal.signal(signal.SIGTERM, _terminated)
+    clean_up_when_ended()
     report.start()
     with scratch() as place:
         body(report, options, place)
@@ -311,6 +311,16 @@ def main(
     return report.exit_code
 
 
-def _terminated(*_: object) -> None:
-    """As if interrupted: what is mounted is unmounted."""
-    raise SystemExit(128 + signal.SIGTERM)
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def clean_up_when_ended() -> None:
+    """On SIGINT and SIGTERM, too, what is mounted is unmounted and scratch is removed."""
+    for number in _ENDING:
+        signal.signal(number, _ended)
+
+
+def _ended(number: int, _: object) -> None:
+    for one in _ENDING:  # the first one is enough: no other may break off the cleaning up
+        signal.signal(one, lambda *_: None)  # not SIG_IGN: that is an error if one waits to be handled
+    raise SystemExit(128 + number)

@@ -1,6 +1,7 @@
-"""Random reads and writes of 4 KiB in a file of 1 GB, by fio, with one and four jobs, without and with fsyncs.
+"""Random reads and writes of 4 KiB in 1 GB, by fio, with one and four jobs, without and with fsyncs.
 
-Jobs share the file, each in a part of its own.  Reads begin cold and without read-ahead, so each is a request (each
+One job has a file of 1 GB, each of four has 256 MB in a file of its own: of one file the kernel lets one fsync through
+at a time, which is not the file systems' doing.  Reads begin cold and without read-ahead, so each is a request (each
 page is read once); writes without fsync go to the page cache where a file system has one, and the fsync at the end
 counts.
 """
@@ -29,8 +30,6 @@ FSYNC_PART = 0.1
 AT_LEAST = {"S3QL": 3.0}
 """Times its writes with fsync."""
 
-S3QL_FSYNC = "S3QL 6.3 answers an fsync when the bytes are in its cache's file: it syncs neither that nor its database"
-
 KINDS = {
     "read, cold": ("randread", ("--fadvise_hint=random",)),
     "write": ("randwrite", ("--end_fsync=1",)),
@@ -38,21 +37,23 @@ KINDS = {
 }
 
 
-def lay_out(path: Path, size: int) -> None:
+def lay_out(root: Path, size: int) -> None:
+    """A file for each job; that of the first has room for it alone."""
     noise = random.Random(9)
-    with path.open("wb") as file:
-        for _ in range(size // 2**20):
-            file.write(noise.randbytes(2**20))
+    for job in range(max(JOBS)):
+        with (root / f"file.{job}").open("wb") as file:
+            for _ in range(size // 2**20 if job == 0 else size // max(JOBS) // 2**20):
+                file.write(noise.randbytes(2**20))
 
 
-def fio(path: Path, kind: str, jobs: int, size: int, seconds: float) -> float:
+def fio(root: Path, kind: str, jobs: int, size: int, seconds: float) -> float:
     """Operations a second, of all jobs."""
     pattern, more = KINDS[kind]
     each = size // jobs
     pages = each * FSYNC_PART if "--fsync=1" in more else each
     words = [
-        "fio", "--name=random", f"--filename={path}", f"--rw={pattern}", f"--bs={PAGE_BYTES}", "--ioengine=psync",
-        f"--numjobs={jobs}", f"--size={each}", f"--offset_increment={each}", f"--io_size={int(pages)}",
+        "fio", "--name=random", f"--directory={root}", "--filename_format=file.$jobnum", f"--rw={pattern}",
+        f"--bs={PAGE_BYTES}", "--ioengine=psync", f"--numjobs={jobs}", f"--size={each}", f"--io_size={int(pages)}",
         f"--runtime={seconds * 1000:.0f}ms", "--refill_buffers=1", "--randrepeat=0", "--invalidate=0",
         "--group_reporting", "--thread", "--output-format=json", *more,
     ]  # fmt: skip
@@ -63,12 +64,11 @@ def fio(path: Path, kind: str, jobs: int, size: int, seconds: float) -> float:
 
 
 def measure(system: FileSystem, size: int, seconds: float, memories: Memories) -> dict[str, float]:
-    path = system.root / "file"
     found = {}
     for jobs in JOBS:
         for kind, (pattern, _) in KINDS.items():
             system.forget_caches(pages=pattern == "randread")
-            found[f"{jobs} {kind}"] = fio(path, kind, jobs, size, seconds)
+            found[f"{jobs} {kind}"] = fio(system.root, kind, jobs, size, seconds)
     memories.note(system.name, system.daemon_pids)
     return found
 
@@ -76,14 +76,15 @@ def measure(system: FileSystem, size: int, seconds: float, memories: Memories) -
 def body(report: Report, options: Options, place: Path) -> None:
     if not harness.installed("fio"):
         return
-    size = max(4, round(FILE_BYTES * options.scale / 2**20)) * 2**20
-    report.note(f"a file of {size / 2**20:,.0f} MiB; operations a second, of all jobs")
+    least = max(JOBS) * 2**20  # each job has whole MiB
+    size = max(1, round(FILE_BYTES * options.scale / least)) * least
+    report.note(f"{size / 2**20:,.0f} MiB, a file for each job; operations a second, of all jobs")
     if "S3QL" in options.on:
-        report.note(S3QL_FSYNC)
+        report.note(filesystems.S3QL_FSYNC)
     memories = Memories()
     with filesystems.all_mounted(report, options.on, place) as systems:
         for system in systems.values():
-            lay_out(system.root / "file", size)
+            lay_out(system.root, size)
         seconds = SECONDS_MAX if options.scale == 1 else SECONDS_MAX_SHORT
         actions = {name: partial(measure, system, size, seconds, memories) for name, system in systems.items()}
         found = harness.rounds(actions, options.repeats)

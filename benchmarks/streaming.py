@@ -124,6 +124,8 @@ def compare(
 
 def body(report: Report, options: Options, place: Path) -> None:
     report.note(f"a file of {options.scaled(FILE_BYTES, LARGE) / 1e6:,.0f} MB")
+    if "S3QL" in options.on:
+        report.note(filesystems.S3QL_FSYNC)
     memories = Memories()
     names = filesystems.able(report, options.on)
     for call_bytes, text in ((LARGE, False), (SMALL, False), (LARGE, True)):

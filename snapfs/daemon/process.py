@@ -189,9 +189,11 @@ def _serve(
     from snapfs.config import Config
     from snapfs.daemon import logs
     from snapfs.daemon import supervisor as systemd
+    from snapfs.daemon.memory import Heap
     from snapfs.daemon.serving import Process, serve  # here: see the module's invariants
     from snapfs.fuse.session import Options
 
+    Heap().keep_together()
     output = logs.Output()
     logs.configure(Config().log, output)  # until the store's own is read
 

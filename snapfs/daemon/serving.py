@@ -30,6 +30,7 @@ from snapfs.access import Access
 from snapfs.config import Config, Settings
 from snapfs.daemon.bound import Bound
 from snapfs.daemon.exporter import Exporter
+from snapfs.daemon.memory import Heap
 from snapfs.daemon.places import checked_mountpoint, clear_stale
 from snapfs.daemon.schedule import Schedule
 from snapfs.daemon.signals import received
@@ -148,6 +149,7 @@ class _Daemon:
         async with trio.open_nursery() as requests:
             await requests.start(session.run)
             requests.start_soon(self._process.supervisor.feed_watchdog)
+            requests.start_soon(Heap().give_back)
             async with self._api() as addresses, trio.open_nursery() as waiting:
                 log.info(
                     "the store is mounted", store=self._lake.path, mountpoint=self._mountpoint, pid=os.getpid(),

@@ -109,9 +109,16 @@ class MountKernel:
         return tree is not None and self._nodes.is_known(self._nodes.node(tree, ino))
 
     def keep_unlinked(self, volume_id: int, ino: Ino) -> bool:
-        """Whether a file that a restore takes the last name from is open."""
+        """Whether a file that a restore or an import takes the last name from is open.  If not, it goes, and is not to
+        be opened again by who holds its path: the kernel would show its old pages."""
         tree = self._nodes.find_tree(volume_id)
-        return tree is not None and self._handles.keep_unlinked(self._nodes.node(tree, ino))
+        if tree is None:
+            return False
+        node = self._nodes.node(tree, ino)
+        if self._handles.keep_unlinked(node):
+            return True
+        self._nodes.keep_attributes(node, self._files.getattr(tree.view, ino))
+        return False
 
     def outdate(self, volume_id: int, touched: object) -> Outdated | None:
         """What a checkout or restore touched is not what the kernel has any more.

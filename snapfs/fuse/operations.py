@@ -290,8 +290,10 @@ class Requests(XattrRequests):
         file, unlinked = self._handles.close_file(fh)
         if unlinked and not file.view.gone:
             try:
-                self._nodes.keep_attributes(file.node, self._files.getattr(file.view, file.ino))
-                self._files.drop(file.view, file.ino)
+                left = self._files.getattr(file.view, file.ino)
+                if left.nlink == 0:  # else it was to lose its last name, but that failed
+                    self._nodes.keep_attributes(file.node, left)
+                    self._files.drop(file.view, file.ino)
             except SnapfsError as error:  # nobody is left to hear of it; the next start drops it
                 log.warning("inode %d without links stays: %s", file.ino, error.message)
 

@@ -29,7 +29,9 @@ Invariants:
   * Every byte that is returned belongs to a block whose hash was checked, as the daemon does; damage is
     ``OSError(EIO)``, which names the file.
   * A snapshot that is deleted meanwhile (also into the trash) answers ``OSError(ESTALE)`` from then on.
-  * Space is kept from reuse only for the moment of a look at the index: a reader that runs for days keeps nothing.
+  * Space is kept from reuse only for the moment of a look at the index: a reader that runs for days keeps nothing but
+    the space of up to 64 segment files that were dropped since its last read.
+  * Modes and owners in a snapshot are told, not asked: who may read the store's files reads all that they hold.
 """
 
 from snapfs.reader.files import SnapshotFile as SnapshotFile

@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from fsspec import AbstractFileSystem
 
-from snapfs.reader.snapshot import Snapshot, open_snapshot
+from snapfs.errors import SnapfsError
+from snapfs.reader.snapshot import Snapshot, open_snapshot, os_error
 
 PROTOCOL: Final = "snapfs"
 _KINDS: Final = {stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
@@ -69,27 +70,33 @@ class SnapfsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         """The snapshot, and the path in it.
 
         Raises:
-            FileNotFoundError: the path names no snapshot.
-            snapfs.errors: it cannot be opened.
+            FileNotFoundError: the path names no snapshot, or none that there is.
+            OSError: it cannot be opened.
         """
         address, _, inside = self._strip_protocol(path).partition("/")
         snapshot = self._snapshots.get(address)
         if snapshot is None:
             if "@" not in address:
                 raise FileNotFoundError(errno.ENOENT, "no snapshot: write volume@snapshot/path", path)
-            snapshot = self._snapshots[address] = open_snapshot(self.store, address)
+            try:
+                snapshot = self._snapshots[address] = open_snapshot(self.store, address)
+            except SnapfsError as error:
+                raise os_error(error, address, inside) from error
         return snapshot, inside
 
     # -- reading
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """``name``, ``type``, ``size`` (bytes), ``mtime`` (seconds since 1970), ``mode``, ``ino``, ``nlink``,
-        ``islink``; links are followed, unless they lead nowhere."""
+        ``islink``; links are followed, unless they lead nowhere, or back to a directory that they are in: else
+        ``walk`` and ``find``, which go into directories, would hardly end."""
         snapshot, inside = self._find(path)
         found = snapshot.stat(inside, follow_symlinks=False)
         is_link = stat.S_ISLNK(found.st_mode)
         if is_link and snapshot.exists(inside):
-            found = snapshot.stat(inside)
+            target = snapshot.stat(inside)
+            if not (stat.S_ISDIR(target.st_mode) and target.st_ino in _directories(snapshot, inside)):
+                found = target
         return {
             "name": self._strip_protocol(path), "type": _KINDS.get(stat.S_IFMT(found.st_mode), "other"),
             "size": found.st_size if stat.S_ISREG(found.st_mode) else 0, "mtime": found.st_mtime,
@@ -107,7 +114,9 @@ class SnapfsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
         snapshot, inside = self._find(path)
-        return snapshot.open(inside, mode)
+        file: Any = snapshot.open(inside, mode)
+        file.size = file.raw.size  # what fsspec's own files have: read_block asks for it
+        return file
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """Bytes from ``start`` to before ``end``; negative ones count from the end of the file."""
@@ -150,3 +159,9 @@ class SnapfsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has 
         raise OSError(errno.EROFS, "snapshots are read-only", str(path))
 
     mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = mv = touch = pipe_file = _refuse
+
+
+def _directories(snapshot: Snapshot, path: str) -> set[int]:
+    """Inodes of those that a path leads through, the root first."""
+    parts = path.split("/")
+    return {snapshot.stat("/".join(parts[:count])).st_ino for count in range(len(parts))}

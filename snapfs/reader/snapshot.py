@@ -2,8 +2,8 @@
 
 Invariants:
   * Paths go from the snapshot's root; a leading slash says nothing.  Symbolic links are followed inside the snapshot.
-  * Errors of paths and reads are OSErrors, with the errno that the mount would answer; errors of opening a snapshot
-    are snapfs's own, as in ``snapfs.client``.
+  * Errors of paths and reads are OSErrors, with the errno that the mount would answer (EINVAL: a link leads round, or
+    out of the snapshot); errors of opening a snapshot are snapfs's own, as in ``snapfs.client``.
   * Safe to use from several threads, across a fork, and pickled: always the same snapshot, whatever is tagged anew.
 """
 
@@ -222,6 +222,8 @@ class Snapshot:
             return
         first, rest = parts[0], parts[1:]
         if first == "**":
+            if not self.isdir(here):
+                return
             for directory, _, files in self.walk(here):
                 if rest:
                     yield from self._glob(directory, rest)

@@ -127,16 +127,34 @@ def _read(disk: Disk, run: list[Wanted], view: memoryview, wait: bool) -> list[m
         parts.append(targets[-1])
         end = one.offset + one.entry.stored_bytes
     if wait:
-        try:
-            disk.preadv("segment.read", run[0].file.fd, parts, start)
-        except IOFailure:
-            if len(run) == 1:
-                raise
-            # Perhaps of a gap that nobody needs.
+        if len(run) == 1:
+            _read_all(disk, run[0], memoryview(targets[0]))
+        elif _count(disk, run[0], parts) < end - start:  # at what the disk cannot read: perhaps a gap
             return [data for one in run for data in _read(disk, [one], view, wait) or ()]
     elif disk.preadv_cached(run[0].file.fd, parts, start) < end - start:
         return None
     return [target if isinstance(target, memoryview) else bytes(target) for target in targets]
+
+
+def _count(disk: Disk, first: Wanted, parts: list[memoryview | bytearray]) -> int:
+    """Bytes that could be read.  The kernel tells of an error only who begins with it: else the answer is short."""
+    try:
+        return disk.preadv("segment.read", first.file.fd, parts, first.offset)
+    except IOFailure:
+        return 0
+
+
+def _read_all(disk: Disk, one: Wanted, target: memoryview) -> None:
+    """Raises:
+    Corrupt: the segment ends before.
+    IOFailure: the disk refused.
+    """
+    done = 0
+    while done < len(target):
+        count = disk.preadv("segment.read", one.file.fd, [target[done:]], one.offset + done)
+        if not count:
+            raise mismatch(one.block, one.entry)
+        done += count
 
 
 _SINK: Final = bytearray(GAP_BYTES_MAX)
@@ -164,7 +182,7 @@ class Buffers:
         if size != BUFFER_BYTES:
             return bytearray(size)
         for buffer in self._buffers:
-            if sys.getrefcount(buffer) == _REFERENCES_FREE:
+            if sys.getrefcount(buffer) <= _REFERENCES_FREE:
                 return buffer
         buffer = bytearray(size)
         if len(self._buffers) < BUFFERS_MAX:
@@ -172,5 +190,11 @@ class Buffers:
         return buffer
 
 
-_REFERENCES_FREE: Final = 3
-"""Of a buffer that nobody uses: the list, the loop's variable, the call that counts."""
+def _references_free() -> int:
+    for buffer in [bytearray()]:  # as in ``take``
+        return sys.getrefcount(buffer)
+    raise AssertionError
+
+
+_REFERENCES_FREE: Final = _references_free()
+"""Of a buffer that nobody uses: of the list, the loop's variable, and (before Python 3.14) the call that counts."""

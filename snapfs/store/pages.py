@@ -222,7 +222,8 @@ class DamagedIndex:
         if len(found) < count * self._size or _HEADER.unpack_from(found)[:2] != (first, _OVERFLOW):
             return b""
         if touch is not None:
-            touch(first, count)
+            kept = int(_PAGES.unpack_from(found, _HEADER.size - _PAGES.size)[0])  # more, if it was longer before
+            touch(first, kept if count < kept <= self._pages - first else count)
         return found[_HEADER.size : _HEADER.size + size]
 
     # -- the first look

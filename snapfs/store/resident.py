@@ -32,9 +32,12 @@ def bound(file: Path) -> bool:
     Args:
         file: the index's; who opens and closes it does so on the caller's thread.
     """
-    if mapped_bytes() <= RESIDENT_BYTES_MAX:
+    try:
+        if mapped_bytes() <= RESIDENT_BYTES_MAX:
+            return False
+        place = _find(file)  # anew each time: the index may have been opened anew, and another map be in its place
+    except OSError:  # as when too many files are open; later, then
         return False
-    place = _find(file)  # anew each time: the index may have been opened anew, and another map be in its place
     return place is not None and _madvise(*place, mmap.MADV_DONTNEED) == 0
 
 

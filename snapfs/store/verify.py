@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 import msgspec
@@ -48,6 +48,7 @@ _TABLE = struct.Struct("<IHHQQQQQ")
 _END = struct.Struct("<QQ")
 _META_BYTES: Final = _HEADER.size + _META.size + 2 * _TABLE.size + _END.size
 _WITNESS = struct.Struct("<QI")
+_NUMBER = struct.Struct("<Q")
 
 MEMORY_BYTES_MAX: Final = 4 << 30
 """Of the child, beside a map: a byte or two a page of a sound file, far less than this."""
@@ -187,6 +188,26 @@ def witness(transaction: int) -> bytes:
 # -- structure
 
 
+class _Verifier(lmdb_verify._Verifier):
+    """That of lmdb, which takes it for damage that LMDB keeps the pages of a long value when, in one transaction, a
+    shorter one is put in its place."""
+
+    def _bigdata(
+        self, ctx: dict[str, Any], pgno: int, i: int, buf: Any, doff: int, dsize: int, want_bytes: bool
+    ) -> bytes | None:
+        """``dsize``: of the value, whose pages' number is at ``doff``."""
+        kept_bytes = 0
+        if doff + _NUMBER.size <= self.psize:
+            first = _NUMBER.unpack_from(buf, doff)[0]
+            header = self.read_page(first) if first < self.next_pgno else None  # type: ignore[no-untyped-call]
+            pages = self._pg_pages(header, 0) if header is not None else 0  # type: ignore[no-untyped-call]
+            if first + pages <= self.next_pgno:
+                kept_bytes = pages * self.psize - self.hdrsz
+        size = max(dsize, kept_bytes)
+        data: bytes | None = super()._bigdata(ctx, pgno, i, buf, doff, size, want_bytes)  # type: ignore[no-untyped-call]
+        return None if data is None else data[:dsize]
+
+
 def problems(path: Path) -> list[str]:
     """What is wrong with the structure of the file's last commit: a readable line each; empty if nothing is.
 
@@ -201,7 +222,9 @@ def problems(path: Path) -> list[str]:
             except Corrupt:  # or the two pages were read before and after a commit
                 if last:
                     raise
-        return [str(line) for line in lmdb_verify.verify(os.fspath(path), subdir=False)]  # type: ignore[no-untyped-call]
+        with path.open("rb") as file:
+            verifier = _Verifier(file, file.seek(0, os.SEEK_END))  # type: ignore[no-untyped-call]
+            return [str(line) for line in verifier.verify()]  # type: ignore[no-untyped-call]
     except Corrupt as error:
         return [error.message]
     except NotPermitted:  # which says nothing of the file

@@ -15,7 +15,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     commit_seconds: float = 5.0
     """At most this much unsynced work is lost in a crash; as ext4's default."""
-    dirty_bytes_max: int = 128 * 1024 * 1024
+    dirty_bytes_max: int = 64 * 1024 * 1024
     """Writers wait while more than this is in memory and not yet in a segment."""
     cache_bytes_max: int = CACHE_BYTES_MAX
     """Raw blocks kept in memory."""

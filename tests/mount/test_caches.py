@@ -298,6 +298,30 @@ class TestRestore:
             assert (volume / "dir" / "gone").read_bytes() == b"gone"
             assert (volume / "changed").read_bytes() == b"old"
 
+    @pytest.mark.parametrize("verb", ["restore", "import_tree"])
+    def test_what_is_replaced_cannot_be_opened_again(self, mounted, tmp_path: Path, verb: str) -> None:
+        """Not even by who holds its path, and though the kernel has its pages."""
+        file = mounted.volume / "file"
+        file.write_bytes(b"old")
+        mounted.snapshot("a")
+        file.write_bytes(b"newer and longer")
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree" / "file").write_bytes(b"old")
+        held = os.open(file, os.O_PATH)
+        try:
+            assert file.read_bytes() == b"newer and longer"
+            if verb == "restore":
+                mounted.call("restore", volume="data", snapshot="a", paths=["file"])
+            else:
+                mounted.call("import_tree", source=str(tmp_path / "tree"), volume="data")
+            assert file.read_bytes() == b"old"
+            with failing(errno.ESTALE):
+                os.open(f"/proc/self/fd/{held}", os.O_RDONLY)
+            assert os.fstat(held).st_nlink == 0
+        finally:
+            os.close(held)
+        assert file.read_bytes() == b"old"
+
 
 def test_readers_see_one_state_or_the_other(mounted) -> None:
     """While checkouts go to and fro, every whole read of a file is of one snapshot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import harness, plots, processes, smallfiles
+from benchmarks import harness, plots, processes, randomio, smallfiles
 from benchmarks.report import Check, Report, Row
 from snapfs import mounts
 
@@ -224,3 +225,78 @@ def test_a_workload_runs_on_a_real_mount(tmp_path: Path, monkeypatch: pytest.Mon
         assert all(row.series["snapfs"][0] > 0 for row in rows)
     peak, anonymous, _ = (row.series["snapfs"][0] for row in report.rows if row.group == "memory")
     assert peak >= anonymous > 1
+
+
+class TestEnding:
+    """Nothing that is mounted is left behind: what is begun is cleaned up, in peace."""
+
+    def test_a_second_signal_does_not_break_off_the_cleaning_up(self, tmp_path: Path) -> None:
+        code = (
+            "import os, signal\n"
+            "from benchmarks import harness\n"
+            "from benchmarks.report import Report\n"
+            "def body(*_):\n"
+            "    try:\n"
+            "        print('begun', flush=True)\n"
+            "        while True: signal.pause()\n"
+            "    finally:\n"
+            "        for number in (signal.SIGTERM, signal.SIGINT): os.kill(os.getpid(), number)\n"
+            "        print('cleaned up', flush=True)\n"
+            "harness.main(Report('trial', '?'), body, repeats=1)\n"
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            words = [sys.executable, "-c", code]
+            environment = {**os.environ, "TMPDIR": str(tmp_path)}
+            with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                assert any(line == "begun\n" for line in process.stdout)
+                process.send_signal(number)
+                assert process.stdout.read() == "cleaned up\n"
+            assert process.returncode == 128 + number
+            assert not list(tmp_path.iterdir())
+
+    def test_who_runs_all_of_them_waits_for_the_one_that_runs(self, tmp_path: Path) -> None:
+        """Also if the signal came to itself alone, and cleaning up takes longer than anybody waits unasked."""
+        stub = tmp_path / "stub"
+        stub.write_text(f"#!{sys.executable}\nimport signal, sys\n" + (
+            "signal.signal(signal.SIGTERM, lambda *_: print('ended', flush=True))\n"
+            "print('begun', flush=True)\n"
+            "sys.stdin.readline()\n"
+            "print('cleaned up', flush=True)\n"
+        ))  # fmt: skip
+        stub.chmod(0o755)
+        code = (
+            "import sys\nfrom benchmarks import __main__ as everything\n"
+            f"sys.executable = {str(stub)!r}\nsys.argv[1:] = ['control', '--json', {str(tmp_path)!r}]\n"
+            "sys.exit(everything.main())\n"
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with subprocess.Popen(
+                [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                assert process.stdout.readline() == "begun\n"
+                process.send_signal(number)
+                assert process.stdout.readline() == "ended\n"
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert process.stdout.read() == "cleaned up\n"
+            assert process.returncode == 128 + number
+
+
+def test_each_job_of_fio_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one file the kernel lets one fsync through at a time."""
+    said: list[str] = []
+
+    def run(*words: str) -> str:
+        said.extend(words)
+        return json.dumps({"jobs": [{"write": {"total_ios": 100}, "job_runtime": 2000}]})
+
+    randomio.lay_out(tmp_path, 4 << 20)
+    monkeypatch.setattr(harness, "run", run)
+    assert randomio.fio(tmp_path, "write, each with fsync", 4, 4 << 20, 1.0) == 200
+    assert {f"--directory={tmp_path}", "--filename_format=file.$jobnum", "--numjobs=4", "--fsync=1"} <= set(said)
+    size = int(next(word for word in said if word.startswith("--size=")).removeprefix("--size="))
+    assert len(list(tmp_path.iterdir())) == 4
+    assert all((tmp_path / f"file.{job}").stat().st_size >= size for job in range(4))

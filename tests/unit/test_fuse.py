@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import tracemalloc
 
@@ -14,7 +15,10 @@ from snapfs.errors import Corrupt, Kind, NoSpace, NotFound, Stale
 from snapfs.format.records import Inode
 from snapfs.fuse.errnos import ERRNOS, request, waiting_request
 from snapfs.fuse.handles import File, Handles
+from snapfs.fuse.kernel import MountKernel
 from snapfs.fuse.nodes import ROOT, SNAP_INO, Link, Node, Nodes, Tree, ino_of, tree_number
+from snapfs.fuse.operations import Requests
+from snapfs.testing.engine import EngineSubject
 from snapfs.timings import Timings
 from snapfs.types import INO_BITS, VIEW_BITS, Epoch, Ino, VolumeId
 from snapfs.versions.epochs import Chain, Path, View
@@ -274,3 +278,26 @@ class TestHandles:
             handles.open_file(File(one.node(Ino(ino)), one.view, Ino(ino), writable=True))
         handles.open_file(File(one.node(Ino(3)), one.view, Ino(3), writable=False))
         assert sorted(file.ino for file in handles.written()) == [1, 2]
+
+
+async def test_a_removal_that_failed_leaves_the_file(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was open, and so was to be kept without links."""
+    lake, nodes, handles = engine.lake, Nodes(), Handles()
+    volume = lake.volumes.get("data")
+    requests = Requests(lake, nodes, handles, MountKernel(lake.files, nodes, handles, engine.path), xattrs=False)
+    head = Tree(volume.id, volume.head, volume.root, ROOT, b"data")
+    nodes.remember(head)
+    root, context = head.node(volume.root), pyfuse3.RequestContext()
+    nodes.looked_up(root)
+    opened, entry = await requests.create(root, b"file", 0o644, os.O_RDWR, context)
+
+    def damaged(*_: object, **__: object) -> None:
+        raise Corrupt("an older record is damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lake.files, "_take", damaged)
+        with pytest.raises(pyfuse3.FUSEError):
+            await requests.unlink(root, b"file", context)
+    await requests.release(opened.fh)
+    assert (await requests.getattr(entry.st_ino, context)).st_nlink == 1
+    await requests.open(entry.st_ino, os.O_RDONLY, context)

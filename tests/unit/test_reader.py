@@ -199,6 +199,12 @@ class TestFiles:
         with pytest.raises(FileNotFoundError, match="nothing"):
             snapshot.read_many(["text", "nothing"])
 
+    def test_patterns_pass_over_what_is_no_directory(self, built: Kept, snapshot: Snapshot) -> None:
+        """Files, links to files, links that lead nowhere, round or out."""
+        assert snapshot.glob("text/**") == snapshot.glob("loop/**/x") == snapshot.glob("out/**") == []
+        assert "directory/1" in snapshot.glob("*/**")
+        assert set(snapshot.glob("*/**/1")) == {"sub/1", "directory/1"}
+
     def test_what_was_found_is_not_looked_up_again(self, built: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
         with built.open() as fresh:
             built.check(fresh)
@@ -623,5 +629,36 @@ class TestFsspec:
                 refused()
         with pytest.raises(FileNotFoundError):
             files.ls("data")
+        assert files.read_block("data@keep/text", 2, 4) == b"line"
         with pytest.raises(ValueError):
             fsspec.filesystem("snapfs")
+
+    def test_a_snapshot_that_is_not_there_is_a_file_not_found(self, built: Kept) -> None:
+        files = fsspec.filesystem("snapfs", store=str(built.store))
+        for address in ("data@nix/text", "nix@keep/text"):
+            with pytest.raises(FileNotFoundError, match=r"snapshot 'nix'|volume 'nix'"):
+                files.info(address)
+            assert not files.isdir(address)
+            assert files.find(address) == []
+        good, bad = files.cat_ranges(["data@keep/text", "data@nix/text"], 0, 3)
+        assert good == built.contents["text"][:3]
+        assert isinstance(bad, FileNotFoundError)
+        with pytest.raises(FileNotFoundError):
+            files.cat_ranges(["data@nix/text"], 0, 3, on_error="raise")
+
+    def test_links_that_lead_back_are_not_gone_into(self, kept: Kept) -> None:
+        """Else two of them are walked 2 ** 40 times."""
+
+        def link(subject: EngineSubject) -> None:
+            for name, target in [(b"back", b"."), (b"again", b"../sub"), (b"up", b"..")]:
+                subject.make("data", (b"sub", name), "symlink", 0o777, target)
+            subject.snapshot("data", "linked")
+
+        kept.change(link)
+        files = fsspec.filesystem("snapfs", store=str(kept.store))
+        found = files.find("data@linked")
+        assert len(found) == len(set(found))
+        names = ("sub/1", "sub/back", "sub/again", "sub/up", "directory/1")
+        assert {f"data@linked/{name}" for name in names} <= set(found)
+        assert files.info("data@linked/sub/back")["type"] == "link"
+        assert files.info("data@linked/directory")["type"] == "directory"

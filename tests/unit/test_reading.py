@@ -14,6 +14,7 @@ from snapfs.errors import Corrupt, IOFailure
 from snapfs.store.gather import BUFFER_BYTES, BUFFERS_MAX, Buffers
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import FaultyDisk
+from snapfs.types import PAGE_BYTES
 from snapfs.volume.threads import in_thread
 
 MIB = 1 << 20
@@ -21,11 +22,12 @@ assert BUFFER_BYTES == MIB
 
 
 class Disk(FaultyDisk):
-    """Can hold up reads, and refuse those of several blocks."""
+    """Can hold up reads, refuse those of several blocks, and have a page that cannot be read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.refuses_many = False
+        self.bad_page = -1
         self.began = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -35,7 +37,18 @@ class Disk(FaultyDisk):
         assert self.go_on.wait(30)
         if self.refuses_many and len(buffers) > 1:
             raise IOFailure(f"{what}: Input/output error")
-        return super().preadv(what, fd, buffers, offset)
+        start = self.bad_page * PAGE_BYTES
+        if start < 0 or offset >= start + PAGE_BYTES or offset + sum(map(len, buffers)) <= start:
+            return super().preadv(what, fd, buffers, offset)
+        if offset >= start:
+            raise IOFailure(f"{what}: Input/output error")
+        data = super().pread(what, fd, start - offset, offset)  # as Linux does: what is before it, and no error
+        done = 0
+        for buffer in buffers:
+            size = min(len(buffer), len(data) - done)
+            buffer[:size] = data[done : done + size]
+            done += size
+        return done
 
 
 @pytest.fixture
@@ -129,6 +142,30 @@ def test_bytes_between_blocks_that_cannot_be_read_do_not_matter(engine: EngineSu
     disk.failing["segment.read"] = 5
     engine.reopen()
     with pytest.raises(IOFailure):
+        read(engine, 0, MIB)
+
+
+def test_a_page_that_cannot_be_read(engine: EngineSubject, disk: Disk, tmp_path: Path) -> None:
+    """What is before it can be; the error is the disk's, and not that the data is damaged."""
+    data = random.Random(7).randbytes(MIB)
+    stored(engine, data)
+    (segment,) = (tmp_path / "store" / "segments").glob("*.seg")
+    disk.bad_page = segment.read_bytes().index(data[800_000:][:64]) // PAGE_BYTES
+    with pytest.raises(IOFailure):
+        read(engine, 0, MIB)
+    assert read(engine, 0, MIB // 2) == data[: MIB // 2]
+
+
+def test_a_segment_that_ends_too_early(engine: EngineSubject, tmp_path: Path) -> None:
+    """Also when the buffer still has what was read there before."""
+    data = random.Random(8).randbytes(MIB)
+    stored(engine, data)
+    assert read(engine, 0, MIB) == data
+    engine.lake.core.blocks._cache.clear()
+    (segment,) = (tmp_path / "store" / "segments").glob("*.seg")
+    with open(segment, "r+b") as file:
+        file.truncate(segment.stat().st_size - 300_000)
+    with pytest.raises(Corrupt, match="does not match its hash"):
         read(engine, 0, MIB)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -69,4 +70,15 @@ def test_a_map_that_is_gone_is_not_touched(index: Index, monkeypatch: pytest.Mon
     monkeypatch.setattr(resident, "RESIDENT_BYTES_MAX", 0)
     file = index.path / DATA_FILE
     index.close()
+    assert not resident.bound(file)
+
+
+def test_no_descriptor_left(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks now and then is not troubled by it."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    file = index.path / DATA_FILE
+    monkeypatch.setattr("builtins.open", refuse)
     assert not resident.bound(file)

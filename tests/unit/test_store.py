@@ -27,8 +27,9 @@ from snapfs.errors import (
     Unsupported,
 )
 from snapfs.format import segments as fmt
-from snapfs.store import layout
+from snapfs.store import layout, verify
 from snapfs.store.disk import Disk
+from snapfs.store.pages import DamagedIndex
 from snapfs.store.segments import Segments
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import FaultyDisk
@@ -240,6 +241,24 @@ class TestRefusals:
         index.write_bytes(old)
         with pytest.raises(Corrupt, match="old copy"):
             Lake.open(closed)
+
+
+@pytest.mark.parametrize("size", [9000, 10])
+def test_a_long_value_that_shrinks_is_no_damage(size: int, tmp_path: Path) -> None:
+    """In one transaction: LMDB keeps the pages that it has for it."""
+    engine = EngineSubject(tmp_path / "store")
+    engine.create_volume("data")
+    files, volume = engine.lake.files, engine.lake.volumes.get("data")
+    for length in (20_000, size):
+        files.setxattr(volume.head, volume.root, b"user.long", bytes(length))
+    engine.lake.index.commit()
+    engine.close()
+    directory = tmp_path / "store" / layout.INDEX
+    assert verify.problems(directory / verify.DATA_FILE) == []
+    old = DamagedIndex(directory)
+    assert all(reached or free for reached, free in zip(old._reached[2:], old._free[2:], strict=True))
+    old.close()
+    Lake.open(tmp_path / "store").close()
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
