@@ -37,7 +37,7 @@ class Heap:
             self._libc: Any = ctypes.CDLL(None)
             self._libc.mallinfo2.restype = _Mallinfo
             self._libc.malloc_trim.argtypes = [ctypes.c_size_t]
-            self._known = hasattr(self._libc, "mallopt")
+            self._known = True
         except (OSError, AttributeError):
             self._known = False
 
@@ -47,21 +47,15 @@ class Heap:
             self._libc.mallopt(_M_ARENA_MAX, 1)
 
     def idle_bytes(self) -> int:
-        """Kept, and not in use; not back with the host or back already."""
-        return int(self._libc.mallinfo2().fordblks) if self._known else 0
-
-    def trim(self) -> None:
-        """Give it back.  Other threads wait for memory meanwhile."""
-        if self._known:
-            self._libc.malloc_trim(0)
+        """Kept and not in use, whether or not it was given back."""
+        return int(self._libc.mallinfo2().fordblks)
 
     async def give_back(self) -> None:
-        """For ever: keep no more than a little that is not in use."""
-        given = 0
-        while True:
+        """From now on keep no more than a little that is not in use."""
+        given_bytes = 0
+        while self._known:
             await trio.sleep(EVERY_SECONDS)
-            idle = self.idle_bytes()
             # what was given back still counts as idle until it is used again
-            if abs(idle - given) > IDLE_BYTES_MAX:
-                await trio.to_thread.run_sync(self.trim)
-                given = self.idle_bytes()
+            if abs(self.idle_bytes() - given_bytes) > IDLE_BYTES_MAX:
+                await trio.to_thread.run_sync(self._libc.malloc_trim, 0)  # other threads wait for memory meanwhile
+                given_bytes = self.idle_bytes()

@@ -121,7 +121,8 @@ class Polling(trio.abc.Instrument):
                     raise trio.ClosedResourceError
             elif can_rest:
                 rest_ms = (self._turn_until - now) * 1000
-            ready = look(0.0)
+            # whoever rests without looking on looks once by that
+            ready = [] if rest_ms and self._skip else look(0.0)
             if not ready and rest_ms:
                 ready = self._look_on(now) or look(rest_ms)
             if ready:
