@@ -92,9 +92,13 @@ def abort(mount: Mount) -> None:
     """End the connection to the daemon of a mount of ours: whoever waits for an answer gets an error.
 
     For a daemon that was killed but cannot end, as one of its threads waits for the kernel, which waits for the
-    daemon.
+    daemon.  A mount that has gone meanwhile is left alone, and so is who has its number now.
     """
+    if mount not in table():
+        return
     if _libc.umount2(os.fsencode(mount.mountpoint), _MNT_FORCE | _UMOUNT_NOFOLLOW) == 0:
+        return
+    if ctypes.get_errno() != errno.EPERM:  # in use: the connection has ended all the same; or just gone
         return
     # Not root: the owner of a mount may end its connection here (where fusectl is mounted).
     with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -121,7 +121,7 @@ class Session:
             with self.polling.installed():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._announce, task_status)
-                    await pyfuse3.main(min_tasks=_TASKS_MIN, max_tasks=_TASKS_MAX)
+                    await _answer()
                     nursery.cancel_scope.cancel()
         finally:
             self.kernel.device = 0
@@ -184,8 +184,20 @@ class Session:
     def close(self) -> None:
         """Free the session; the mount has ended or been detached, or is now."""
         mount = mounts.at(self._mountpoint)
-        pyfuse3.close(unmount=mount is not None and self._device in (mount.device, ""))
+        ours = mount is not None and self._device in (mount.device, "")
+        if ours and self.ended.is_set():  # libfuse leaves it there when the connection was aborted
+            with suppress(SnapfsError):
+                mounts.unmount(self._mountpoint, lazy=True)
+        pyfuse3.close(unmount=ours)
         self.kernel.pusher.stop()
+
+
+async def _answer() -> None:
+    """Answer requests until the kernel says that there will be no more."""
+    try:
+        await pyfuse3.main(min_tasks=_TASKS_MIN, max_tasks=_TASKS_MAX)
+    except* ConnectionAbortedError:
+        pass  # the kernel's word, in place of ENODEV, if the mount ends just while a request is fetched
 
 
 def check_device() -> None:

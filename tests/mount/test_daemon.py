@@ -234,6 +234,22 @@ class TestStop:
         one.mount()
         assert (one.volume / "file").read_bytes() == b"x" * 100_000
 
+    def test_by_an_aborted_connection(self, stores) -> None:
+        one = stores().mount()
+        one.volume.mkdir()
+        (one.volume / "file").write_bytes(b"x" * 100_000)
+        mount = mounts.at(one.root)
+        assert mount is not None
+        knob = Path("/sys/fs/fuse/connections") / mount.device.partition(":")[2] / "abort"
+        if not knob.exists():
+            pytest.skip("fusectl is not mounted")
+        knob.write_text("1")
+        assert os.waitstatus_to_exitcode(os.waitpid(one.pid, 0)[1]) == 0
+        assert mounts.at(one.root) is None
+        assert "failed" not in one.log()
+        one.mount()
+        assert (one.volume / "file").read_bytes() == b"x" * 100_000
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_by_a_signal(self, stores, number: int) -> None:
         one = stores().mount()

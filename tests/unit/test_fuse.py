@@ -13,6 +13,7 @@ import trio
 
 from snapfs.errors import Corrupt, Kind, NoSpace, NotFound, Stale
 from snapfs.format.records import Inode
+from snapfs.fuse import session
 from snapfs.fuse.errnos import ERRNOS, request, waiting_request
 from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.kernel import MountKernel
@@ -301,3 +302,14 @@ async def test_a_removal_that_failed_leaves_the_file(engine: EngineSubject, monk
     await requests.release(opened.fh)
     assert (await requests.getattr(entry.st_ino, context)).st_nlink == 1
     await requests.open(entry.st_ino, os.O_RDONLY, context)
+
+
+def test_a_mount_that_ends_while_a_request_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends(error: OSError) -> None:
+        raise ExceptionGroup("the workers", [error])
+
+    monkeypatch.setattr("pyfuse3.main", lambda **_: ends(ConnectionAbortedError()))
+    trio.run(session._answer)
+    monkeypatch.setattr("pyfuse3.main", lambda **_: ends(OSError(errno.EIO, "fuse_session_receive_buf failed")))
+    with pytest.raises(ExceptionGroup):
+        trio.run(session._answer)

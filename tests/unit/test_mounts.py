@@ -47,3 +47,15 @@ def test_the_mount_around_a_path(monkeypatch) -> None:
         mount = mounts.containing(Path(path))
         assert mount is not None
         assert mount.device == device
+
+
+def test_a_mount_that_has_gone_is_not_aborted_under_another_ones_number(monkeypatch) -> None:
+    monkeypatch.setattr(mounts, "table", lambda: mounts.parse(TABLE))
+    gone = mounts.Mount(Path("/mnt/gone"), Path("/stores/gone"), mounts.TYPE, "0:53")
+
+    def touched(*_: object, **__: object) -> None:
+        raise AssertionError("a mount of somebody else was touched")
+
+    monkeypatch.setattr(Path, "write_text", touched)
+    monkeypatch.setattr(mounts, "_libc", None)
+    mounts.abort(gone)
