@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is measured: snapfs installed as users have it.  Of an editable installation each command pays for finding its modules.
+BENCH := .bench
 READY := $(VENV)/.ready
 LOCK := requirements.lock
 # Workers of the quick suite: one a core.  PYTEST_ARGS passes more, e.g. make test PYTEST_ARGS='-k rename'.
@@ -12,7 +14,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test soak demo lint format generate bench bench-full peers plots lock clean
+.PHONY: help setup test soak demo lint format generate bench bench-full wheel peers plots lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,11 +50,16 @@ format: $(READY)  ## lay the code out
 generate: $(READY)  ## what is made from other files: the stubs of proto/, the synchronous client
 	$(BIN)/python scripts/generate.py
 
-bench: $(READY)  ## the measurements of benchmarks/, short: about 10 minutes (as root, after make peers)
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+bench: wheel  ## the measurements of benchmarks/, short: about 10 minutes (as root, after make peers)
+	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
 
-bench-full: $(READY)  ## the measurements at full size: hours, and 30 GB of disk under TMPDIR
-	$(BIN)/python -m benchmarks --full $(BENCH_ARGS)
+bench-full: wheel  ## the measurements at full size: 75 minutes, and 40 GB of disk under TMPDIR (ended before: BENCH_ARGS=--resume)
+	$(BENCH)/bin/python -m benchmarks --full $(BENCH_ARGS)
+
+wheel: $(READY)  ## snapfs as it is here, installed in .bench as users install it
+	test -x $(BENCH)/bin/python || $(BIN)/python -m venv $(BENCH)
+	rm -rf build
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet --constraint $(LOCK) '.[bench]'
 
 peers: $(READY)  ## what the measurements compare with, as far as Debian and PyPI have it
 	PYTHON='$(PYTHON)' scripts/peers.sh .peers
@@ -65,4 +72,4 @@ lock: $(READY)  ## pin the newest versions that fit into requirements.lock
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file $(LOCK)
 
 clean:  ## remove what set-up and the tools made
-	rm -rf $(VENV) .peers build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .peers build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,9 +11,8 @@ from benchmarks import harness, plots
 from benchmarks.report import Report
 
 NAMES = (
-    "smallfiles", "streaming", "randomio", "sourcetree", "gitwork", "training",
-    "sweeps", "mllife", "memory", "history", "difference", "growth", "rewriting", "versions",
-    "deletion", "importing", "hook", "control",
+    "smallfiles", "streaming", "randomio", "sweeps", "history", "memory", "mllife", "training", "sourcetree", "gitwork",
+    "difference", "growth", "rewriting", "versions", "deletion", "importing", "hook", "control",
 )  # fmt: skip
 
 RESULTS = Path(__file__).parent / "results"
@@ -22,8 +21,12 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)} (default: all)")
-    told = "full sizes: takes hours and 30 GB (default: about 10 minutes)"
+    told = "full sizes: takes more than an hour and 40 GB (default: about 10 minutes)"
     parser.add_argument("--full", action="store_true", help=told)
+    told = "leave out those whose values of such a run are kept already"
+    parser.add_argument("--resume", action="store_true", help=told)
+    told = "for `training`: an interpreter that has PyTorch"
+    parser.add_argument("--torch-python", metavar="PATH", help=told)
     told = "shrink the data by this factor; 1 is the full size (default: each benchmark's own)"
     parser.add_argument("--scale", help=told)
     told = f"where each one's values are kept, as DIR/NAME.json (default: {RESULTS})"
@@ -38,7 +41,13 @@ def main() -> int:
     more = ["--full"] if options.full else []
     more += ["--scale", options.scale] if options.scale else []
     chosen = options.names or NAMES
-    failed = [name for name in chosen if not run(name, options.json, more)]
+    torch = ["--torch-python", options.torch_python] if options.torch_python else []
+    failed = []
+    for name in chosen:
+        if options.resume and is_there(options.json / f"{name}.json", full=options.full):
+            print(f"(the values of {name} are kept already)", flush=True)
+        elif not run(name, options.json, more + (torch if name == "training" else [])):
+            failed.append(name)
     reports = [Report.load(path) for name in chosen if (path := options.json / f"{name}.json").exists()]
     if options.plots:
         plots.make(options.json, options.json)
@@ -46,7 +55,10 @@ def main() -> int:
 
 
 def run(name: str, results: Path, more: list[str]) -> bool:
-    """Whether it came to its end.  Who ends this process ends that one first, which cleans up: it is waited for."""
+    """Whether it came to its end; if not, what it had measured is kept.
+
+    Who ends this process ends that one first, which cleans up: it is waited for.
+    """
     kept = results / f"{name}.json"
     kept.unlink(missing_ok=True)
     words = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(kept), *more]
@@ -57,7 +69,15 @@ def run(name: str, results: Path, more: list[str]) -> bool:
         process.terminate()
         process.wait()
         raise
-    return kept.exists()
+    return is_there(kept)
+
+
+def is_there(kept: Path, *, full: bool | None = None) -> bool:
+    """Whether the values of a whole run are kept; ``full``: of that size."""
+    if not kept.exists():
+        return False
+    report = Report.load(kept)
+    return report.complete and (full is None or (report.settings.get("run") == harness.FULL) == full)
 
 
 def summarize(reports: list[Report], failed: list[str]) -> int:
@@ -67,7 +87,7 @@ def summarize(reports: list[Report], failed: list[str]) -> int:
         for words in report.missed:
             print(f"MISSED  {report.name}: {words}")
     for name in failed:
-        print(f"FAILED  {name}: it left no report")
+        print(f"FAILED  {name}: it did not come to its end")
     missed = sum(len(report.missed) for report in reports)
     print(f"{sum(report.held for report in reports)} limits held, {missed} missed, {len(failed)} benchmarks failed")
     return 2 if failed else 1 if missed else 0

@@ -5,7 +5,9 @@ All of it comes from seeded generators: the same call makes the same bytes for s
 
 from __future__ import annotations
 
+import itertools
 import random
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,9 @@ INSERTED_BYTES = 1024
 
 STREAM_BYTES = 4 * 1024 * 1024
 """Of one write."""
+
+STAMPED_BYTES = 1024 * 1024
+STAMP = struct.Struct("<Q")
 
 ROWS_A_WRITE = 20_000
 HEADER = b"id,time,sensor,value,error\n"
@@ -25,6 +30,22 @@ def write_noise(path: Path, size: int, seed: int | None = None) -> None:
     with path.open("wb") as file:
         for offset in range(0, size, STREAM_BYTES):
             file.write(noise.randbytes(min(STREAM_BYTES, size - offset)))
+
+
+class Stamped:
+    """Noise that costs nothing to make: the same megabyte, in which every page gets a number that none had before."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._data = bytearray(random.Random(seed).randbytes(STAMPED_BYTES))
+        self._numbers = itertools.count()
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """So many bytes; each piece must be used before the next is asked for."""
+        for offset in range(0, size, STAMPED_BYTES):
+            part = min(STAMPED_BYTES, size - offset)
+            for place in range(0, part - STAMP.size + 1, PAGE_BYTES):
+                STAMP.pack_into(self._data, place, next(self._numbers))
+            yield memoryview(self._data)[:part]
 
 
 def rows(dice: random.Random, first: int, count: int) -> bytes:

@@ -228,4 +228,4 @@ def body(report: Report, options: Options, place: Path) -> None:
 
 if __name__ == "__main__":
     question = "does deleting give all space back, and what does a reader notice?"
-    sys.exit(harness.main(Report("deletion", question), body, repeats=1, scale=0.05))
+    sys.exit(harness.main(Report("deletion", question), body, repeats=1, scale=0.05, full_scale=0.1))

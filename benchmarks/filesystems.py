@@ -17,11 +17,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from benchmarks import harness, processes
-from benchmarks.harness import VOLUME, Report
+from benchmarks.harness import VOLUME, Options, Report
 from snapfs import mounts
 
 NAMES: Final = ("snapfs", "bindfs", "ext4", "btrfs", "S3QL")
@@ -155,7 +156,8 @@ def _served(words: Sequence[str], root: Path, unmount: Callable[[], object]) -> 
     Raises:
         SystemExit: it ended, or was not ready in time.
     """
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    quiet = subprocess.DEVNULL  # a Ctrl-C is not for it: it ends when it is unmounted
+    with subprocess.Popen(words, stdout=quiet, stderr=quiet, start_new_session=True) as process:
         try:
             deadline = time.monotonic() + START_SECONDS_MAX
             while mounts.at(root.resolve()) is None:
@@ -207,7 +209,7 @@ def mounted(name: str, place: Path, *, compression: str = "") -> Iterator[FileSy
         with _MAKERS[name](home, compression) as found:
             yield found
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what is still mounted in it, ``scratch`` unmounts and removes
             shutil.rmtree(home)
 
 
@@ -233,3 +235,31 @@ def all_mounted(report: Report, names: Sequence[str], place: Path) -> Iterator[d
     """Those that can be here, by name, in that order, all at once (see ``able``)."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(mounted(name, place)) for name in able(report, names)}
+
+
+def durations(
+    report: Report, options: Options, place: Path, measure: Callable[[FileSystem], dict[str, float]], *, group: str,
+    once: Sequence[str],
+) -> None:  # fmt: skip
+    """Report the seconds of each step on each file system, in turns from the first round on, and the daemons' memory.
+
+    Args:
+        measure: seconds of each step; it leaves nothing behind.
+        once: who takes part in one round of a full run.
+    """
+    memories = processes.Memories()
+
+    def measured(system: FileSystem) -> dict[str, float]:
+        found = measure(system)
+        memories.note(system.name, system.daemon_pids)
+        return found
+
+    once = [name for name in once if options.full and name in options.on]
+    if once:
+        report.note(f"one round of {', '.join(once)}")
+    with all_mounted(report, options.on, place) as systems:
+        actions = {name: partial(measured, system) for name, system in systems.items()}
+        found = harness.rounds(actions, options.repeats, first_counts=True, once=once)
+    for kind, series in found.items():
+        report.durations(kind, series, unit="s", group=group)
+    report.memory(memories)

@@ -17,12 +17,13 @@ from pathlib import Path
 from benchmarks import filesystems, harness
 from benchmarks.filesystems import FileSystem
 from benchmarks.harness import Options, Report
-from benchmarks.processes import Memories
 
 FILES = 10_000
 DIRECTORY_FILES = 50
 COMMITS = 50
 CHANGED_PART = 0.02
+ONCE = ("ext4", "btrfs", "S3QL")
+"""In a full run."""
 LINES_MAX = 100
 
 CLONE, COLD, WARM = "clone", "status, cold", "status, warm"
@@ -59,7 +60,7 @@ def make(repository: Path, files: int) -> None:
         raise SystemExit("git fast-import failed")
 
 
-def measure(system: FileSystem, repository: Path, files: int, memories: Memories) -> dict[str, float]:
+def measure(system: FileSystem, repository: Path, files: int) -> dict[str, float]:
     """Seconds of each command."""
     found = {}
     clone = system.root / "clone"
@@ -89,23 +90,18 @@ def measure(system: FileSystem, repository: Path, files: int, memories: Memories
     forget()
     found[LOG] = harness.timed(partial(git, "log", "--stat", "-n", "20"))
     shutil.rmtree(clone)
-    memories.note(system.name, system.daemon_pids)
     return found
 
 
 def body(report: Report, options: Options, place: Path) -> None:
-    files, repository, memories = options.scaled(FILES, DIRECTORY_FILES), place / "repository.git", Memories()
+    files, repository = options.scaled(FILES, DIRECTORY_FILES), place / "repository.git"
     make(repository, files)
     report.note(f"{files:,} files, {COMMITS} commits")
-    with filesystems.all_mounted(report, options.on, place) as systems:
-        actions = {name: partial(measure, system, repository, files, memories) for name, system in systems.items()}
-        found = harness.rounds(actions, options.repeats)
-    for kind, series in found.items():
-        report.durations(kind, series, unit="s", group="git")
-    report.memory(memories)
+    work = partial(measure, repository=repository, files=files)
+    filesystems.durations(report, options, place, work, group="git", once=ONCE)
 
 
 if __name__ == "__main__":
     question = "how long do git clone and git status take, beside other file systems?"
     report = Report("gitwork", question)
-    sys.exit(harness.main(report, body, repeats=2, scale=0.2, full_repeats=5, subjects=filesystems.NAMES))
+    sys.exit(harness.main(report, body, repeats=1, scale=0.1, full_repeats=3, subjects=filesystems.NAMES))

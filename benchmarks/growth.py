@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +16,12 @@ from pathlib import Path
 
 from benchmarks import harness
 from benchmarks.contents import INSERTED_BYTES, PAGE_BYTES, replace_whole, with_bytes_in_front, write_noise
-from benchmarks.harness import VOLUME, Options, Report
-from benchmarks.peers import Snapfs, Subject, peers
+from benchmarks.harness import Options, Report
+from benchmarks.peers import Snapfs, Subject, peers, snapfs
 
 PAGED_BYTES = 1_000_000_000
 SHIFTED_BYTES = 100_000_000
+SHIFTED_BYTES_MIN = 20_000_000
 
 PAGE_LIMIT_BYTES = 64 * 1024
 INSERT_LIMIT_BYTES = 2_000_000
@@ -51,14 +51,15 @@ def insert_and_rename(path: Path) -> None:
 def changes(files: Path) -> dict[str, tuple[Callable[[], None], float, str]]:
     """Of each change: how it is made, its limit in bytes, the unit to show."""
     paged, shifted = files / "paged.bin", files / "shifted.bin"
+    size = shifted.stat().st_size
     return {
         f"4 KiB changed in {paged.stat().st_size / 1e6:,.0f} MB": (
             partial(change_page, paged), PAGE_LIMIT_BYTES / 1024, "KiB",
         ),
-        f"1 KiB inserted in {SHIFTED_BYTES / 1e6:,.0f} MB, rewritten in place": (
+        f"1 KiB inserted in {size / 1e6:,.0f} MB, rewritten in place": (
             partial(insert_in_place, shifted), INSERT_LIMIT_BYTES / 1e6, "MB",
         ),
-        f"1 KiB inserted in {SHIFTED_BYTES / 1e6:,.0f} MB, written beside and renamed": (
+        f"1 KiB inserted in {size / 1e6:,.0f} MB, written beside and renamed": (
             partial(insert_and_rename, shifted), INSERT_LIMIT_BYTES / 1e6, "MB",
         ),
     }  # fmt: skip
@@ -87,21 +88,21 @@ def measure_peer(report: Report, name: str, subject: Subject) -> None:
 
 
 def body(report: Report, options: Options, place: Path) -> None:
-    paged_bytes = options.scaled(PAGED_BYTES, 2 * SHIFTED_BYTES)
-    store = place / "store"
-    harness.snap("init", store)
-    with harness.mounted(store) as (mounted,):
-        mounted.snap("volume", "create", VOLUME)
-        write_noise(mounted.volume / "paged.bin", paged_bytes)
-        write_noise(mounted.volume / "shifted.bin", SHIFTED_BYTES)
-        measure_snapfs(report, options.repeats, Snapfs(mounted))
-    shutil.rmtree(store)
-    for name, subject in peers(PEERS, place, stored_bytes=lambda _: 2 * paged_bytes + 4 * SHIFTED_BYTES):
-        write_noise(subject.files / "paged.bin", paged_bytes)
-        write_noise(subject.files / "shifted.bin", SHIFTED_BYTES)
+    paged_bytes = options.scaled(PAGED_BYTES)
+    shifted_bytes = options.scaled(SHIFTED_BYTES, SHIFTED_BYTES_MIN)
+
+    def fill(files: Path) -> None:
+        write_noise(files / "paged.bin", paged_bytes)
+        write_noise(files / "shifted.bin", shifted_bytes)
+
+    with snapfs(place) as store:
+        fill(store.files)
+        measure_snapfs(report, options.repeats, store)
+    for name, subject in peers(report, PEERS, place, stored_bytes=lambda _: 2 * paged_bytes + 4 * shifted_bytes):
+        fill(subject.files)
         measure_peer(report, name, subject)
 
 
 if __name__ == "__main__":
     question = "how much does a store grow by a small change of a large file?"
-    sys.exit(harness.main(Report("growth", question), body, repeats=2, full_repeats=5, scale=0.1))
+    sys.exit(harness.main(Report("growth", question), body, repeats=1, full_repeats=3, scale=0.1, full_scale=0.2))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import random
@@ -19,9 +20,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -90,15 +92,20 @@ async def turns_async(actions: Mapping[str, Callable[[], Awaitable[float]]], rep
 
 
 def rounds(
-    actions: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int, *, first_counts: bool = False
-) -> dict[str, dict[str, list[float]]]:
+    actions: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int, *, first_counts: bool = False,
+    once: Collection[str] = (),
+) -> dict[str, dict[str, list[float]]]:  # fmt: skip
     """Like ``turns`` for actions that measure several kinds of things: kind -> subject -> values.
 
-    ``first_counts``: for what takes long and starts anew in every round.
+    Args:
+        first_counts: for what takes long and starts anew in every round.
+        once: who takes part in one round that counts, because all of them would take too long.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for number in range(1 if first_counts else 0, repeats + 1):
         for name in _order(actions, number):
+            if number > 1 and name in once:
+                continue
             measured = actions[name]()
             for kind, value in measured.items():
                 values = found.setdefault(kind, {each: [] for each in actions})[name]
@@ -131,6 +138,16 @@ def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | 
 
 def snap(*arguments: str | Path, cwd: Path | None = None) -> str:
     return run(SNAP, *arguments, cwd=cwd)
+
+
+def installation() -> str:
+    """How the ``snap`` that is measured was installed: "wheel", as users have it, or "editable" (about 10 ms a command
+    go to finding its modules)."""
+    beside = [sysconfig.get_path("purelib")]
+    for one in importlib.metadata.distributions(name="snapfs", path=beside):
+        origin = json.loads(one.read_text("direct_url.json") or "{}")
+        return "editable" if origin.get("dir_info", {}).get("editable") else "wheel"
+    return "unknown"
 
 
 def installed(program: str) -> bool:
@@ -257,6 +274,10 @@ def settle() -> None:
 # -- one benchmark as a program
 
 
+FULL: Final = "full"
+"""The setting ``run`` of a report that was made with ``--full``."""
+
+
 @dataclass
 class Options:
     """What every benchmark takes."""
@@ -266,6 +287,8 @@ class Options:
     json: Path | None
     on: tuple[str, ...] = ()
     """Subjects that are compared, of a benchmark that has several; the first is what the others are held against."""
+    full: bool = False
+    """Whether ``--full`` was asked for: what says nothing about a limit is then measured once."""
 
     def scaled(self, number: int, least: int = 1) -> int:
         return max(least, round(number * self.scale))
@@ -273,39 +296,49 @@ class Options:
 
 def main(
     report: Report, body: Callable[[Report, Options, Path], None], *, repeats: int, scale: float = 1.0,
-    full_repeats: int = 0, subjects: Sequence[str] = (),
+    full_repeats: int = 0, full_scale: float = 1.0, subjects: Sequence[str] = (), on: Sequence[str] = (),
+    full_on: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Run a benchmark; its exit code: 1 if a limit was missed.
 
     Args:
         scale: of the data, unless another is asked for; 1 is the full size.
         full_repeats: with --full; 0: as without.
+        full_scale: with --full, of what would else take too long for a run of all benchmarks.
         subjects: names of what is compared, if some of them can be chosen.
+        on: those that are, unless others are asked for; empty: all.
+        full_on: with --full; empty: as without.
     """
     parser = argparse.ArgumentParser(description=report.question)
     parser.add_argument("--repeats", type=int, help=f"rounds that count (default: {repeats})")
     told = f"shrink the data by this factor; 1 is the full size (default: {scale:g})"
     parser.add_argument("--scale", type=float, help=told)
-    parser.add_argument("--full", action="store_true", help="full size, and as many rounds as that is worth")
+    told = f"scale {full_scale:g}, and as many rounds as that is worth"
+    parser.add_argument("--full", action="store_true", help=told)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every value to FILE")
     if subjects:
-        names = ", ".join(subjects)
-        parser.add_argument("--on", default=",".join(subjects), metavar="NAME,...", help=f"some of {names}")
+        parser.add_argument("--on", metavar="NAME,...", help=f"some of {', '.join(subjects)}")
     given = parser.parse_args()
-    full = 1.0 if given.full else scale
     wanted = given.repeats or (full_repeats if given.full and full_repeats else repeats)
-    options = Options(wanted, given.scale or full, given.json)
-    options.on = tuple(given.on.split(",")) if subjects else ()
+    options = Options(wanted, given.scale or (full_scale if given.full else scale), given.json, full=given.full)
+    if subjects:
+        usual = (full_on if given.full else on) or on or subjects
+        options.on = tuple(given.on.split(",") if given.on else usual)
     if options.repeats < 1 or not 0 < options.scale <= 1:
         parser.error("--repeats is at least 1, --scale more than 0 and at most 1")
     if unknown := sorted(set(options.on) - set(subjects)):
         parser.error(f"nothing here is called {unknown[0]!r}: there are {', '.join(subjects)}")
     os.environ["PATH"] += os.pathsep + str(PEERS)
-    report.settings = {"scale": options.scale, "repeats": options.repeats}
+    size = FULL if options.full else "short"
+    report.settings = {"run": size, "scale": options.scale, "repeats": options.repeats, "snap": installation()}
     clean_up_when_ended()
     report.start()
+    report.kept, report.complete = given.json, False
+    begun = time.monotonic()
     with scratch() as place:
         body(report, options, place)
+    report.complete = True
+    report.settings["minutes"] = round((time.monotonic() - begun) / 60, 1)
     if given.json:
         report.save(given.json)
     return report.exit_code

@@ -231,4 +231,4 @@ def body(report: Report, options: Options, place: Path) -> None:
 
 if __name__ == "__main__":
     question = "do reads, lookups and versioning cost the same after 10,000 snapshots as after one?"
-    sys.exit(harness.main(Report("history", question), body, repeats=4, full_repeats=12, scale=0.1))
+    sys.exit(harness.main(Report("history", question), body, repeats=3, full_repeats=5, scale=0.1))

@@ -1,6 +1,6 @@
 """What following git costs at a commit: ``snap create --git-commit`` and the post-commit hook, as whole processes.
 
-Beside an empty Python process and a commit in a repository that nothing follows.
+Beside an empty Python process, the plainest commands of snapfs, and a commit in a repository that nothing follows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ FILE_BYTES = 4096
 
 SECONDS_MAX = 0.25
 """Of one command, by its median: what a person does not wait for."""
+
+PLAIN = (("create", VOLUME), ("status", VOLUME), ("list", VOLUME, "--newest", "1"))
+"""Commands that are run most."""
 
 WHO = ("-c", "user.name=b", "-c", "user.email=b@example.org", "-c", "gc.auto=0")
 
@@ -77,6 +80,7 @@ def body(report: Report, options: Options, place: Path) -> None:
                 "git commit, no hooks": plain.commit,
                 "git commit with the post-commit hook": followed.commit_with_data,
                 "snap create --git-commit": plain.create,
+                **{f"snap {words[0]}": partial(harness.timed, partial(mounted.snap, *words)) for words in PLAIN},
                 "snap --version": partial(harness.timed, partial(harness.snap, "--version")),
             },
             options.repeats,

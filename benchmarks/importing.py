@@ -91,7 +91,7 @@ class Importing:
         """(the first archive, another of the same)."""
         home = self._place / "borg-home"
         home.mkdir()
-        repository = Borg(home)
+        repository = Borg(home, "lz4")
         repository.files = self._source
         first, second = harness.timed(partial(_archive, repository)), harness.timed(partial(_archive, repository))
         shutil.rmtree(home)
@@ -123,7 +123,7 @@ def measure(report: Report, options: Options, place: Path, what: str, source: Pa
         found = {program: values for program, values in series.items() if values}
         report.values(f"{what}{name}", found, unit="s")
         rates = {program: [total / value for value in values] for program, values in found.items()}
-        report.values(f"{what}{name}: rate (MB/s)", rates, unit="MB")
+        report.values(f"{what}{name}: rate", rates, unit="MB/s")
 
 
 def body(report: Report, options: Options, place: Path) -> None:
@@ -140,4 +140,4 @@ def body(report: Report, options: Options, place: Path) -> None:
 
 if __name__ == "__main__":
     question = "how fast do files come into a store?"
-    sys.exit(harness.main(Report("importing", question), body, repeats=1, scale=0.05))
+    sys.exit(harness.main(Report("importing", question), body, repeats=1, scale=0.05, full_scale=0.2))

@@ -9,12 +9,11 @@ back at any time.
 from __future__ import annotations
 
 import os
-import random
 import sys
 import time
 from pathlib import Path
 
-from benchmarks import harness
+from benchmarks import contents, harness
 from benchmarks.harness import Mounted, Options, Report
 from benchmarks.processes import Memories, Memory
 
@@ -55,13 +54,13 @@ def walk(report: Report, mounted: Mounted, files: int) -> None:
 
 def stream(mounted: Mounted, total_bytes: int) -> None:
     file_bytes = min(FILE_BYTES_MAX, total_bytes // (2 * KEPT_FILES))
-    noise = random.Random(5)
+    noise = contents.Stamped()
     kept: list[Path] = []
     for number in range(total_bytes // (2 * file_bytes)):
         path = mounted.volume / f"stream{number}"
         with path.open("wb", buffering=0) as file:
-            for _ in range(file_bytes // PIECE_BYTES):
-                file.write(noise.randbytes(PIECE_BYTES))
+            for piece in noise.pieces(file_bytes):
+                file.write(piece)
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         with path.open("rb", buffering=0) as file:

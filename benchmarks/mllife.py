@@ -1,267 +1,189 @@
 """The life of a dataset: its first version, versions after a change, going back; beside DVC, git-lfs and git-annex.
 
-20,000 files of 250 kB of noise, 5 GB. Two changes, each of one part in a hundred: of the pages, written in place, all
-over the files, as labels and features are mended; and of the files, each written anew. After a change a version is
-saved, then the one before is taken back, a file that differs is read, and the new one is taken again.
+20,000 files of noise, 5 GB: ten of 100 MB (tables, checkpoints), the others of 200 kB.  Three changes of one part in a
+hundred, as they occur: of the files, written whole to a new name and renamed (images replaced, exports made anew); of
+the pages of the ten large files, in place (tables and databases mended); of the pages of all files, in place.  After a
+change a version is saved, then the one before is taken back, a file that differs is read, and the new one is taken
+again.
 
-Each is used as its documentation says, by its commands as whole processes, in a git repository where it needs one.
 What was changed lies in the page cache when a version is saved, with snapfs too: the time includes what the kernel
-still has to hand over. snapfs and a peer take turns; what each then holds is checked.
+still has to hand over.  snapfs and a peer take turns; what each then holds is checked.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import contents, harness
 from benchmarks.contents import PAGE_BYTES
-from benchmarks.harness import VOLUME, Mounted, Options, Report
+from benchmarks.harness import Options, Report
+from benchmarks.peers import Returning, peers, snapfs
 
 FILES = 20_000
-FILE_BYTES = 250_000
+FILE_BYTES = 200_000
+LARGE_FILES = 10
+LARGE_BYTES = 100_000_000
 DIRECTORY_FILES = 1000
 CHANGED_PART = 0.01
 
 TIMES_FASTER = {"DVC": 50.0, "git-lfs": 50.0}
+"""With all files: with fewer the peers have less to do, and every command its start."""
 PEERS = ("DVC", "git-lfs", "git-annex")
+FILES_MAX = {"git-annex": 2_000}
+"""Who has to do with fewer, and is compared with snapfs at that size: with all of them git-annex took more than 27
+minutes for a round."""
 
-SPACE_FACTOR_MAX = 1.1
 
-
+@dataclass(frozen=True)
 class Dataset:
-    """Saves and takes back versions of the files in a directory."""
+    """What the files are; the large ones have the lowest numbers."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        """Where the files are."""
+    files: int
+    large_bytes: int
 
-    def save(self, version: str) -> None:
-        raise NotImplementedError
+    def __str__(self) -> str:
+        return f"{self.files:,} files, {self.total_bytes / 1e9:.2g} GB"
 
-    def go(self, version: str) -> None:
-        """The files are as in that version."""
-        raise NotImplementedError
+    @property
+    def total_bytes(self) -> int:
+        return sum(map(self.bytes_of, range(self.files)))
 
+    def bytes_of(self, number: int) -> int:
+        return self.large_bytes if number < LARGE_FILES else FILE_BYTES
 
-class Snapfs(Dataset):
-    def __init__(self, mounted: Mounted) -> None:
-        super().__init__(mounted.volume)
-        self._mounted = mounted
+    def path(self, root: Path, number: int) -> Path:
+        return root / f"{number // DIRECTORY_FILES:03d}" / f"{number:06d}.bin"
 
-    def save(self, version: str) -> None:
-        self._mounted.snap("create", VOLUME, "--name", version)
+    def write(self, root: Path) -> None:
+        noise = contents.Stamped()
+        for number in range(self.files):
+            path = self.path(root, number)
+            if number % DIRECTORY_FILES == 0:
+                path.parent.mkdir()
+            with path.open("wb", buffering=0) as file:
+                for piece in noise.pieces(self.bytes_of(number)):
+                    file.write(piece)
 
-    def go(self, version: str) -> None:
-        self._mounted.snap("checkout", f"{VOLUME}@{version}")
+    # -- changes: of each, a file that was changed
 
+    def replace_files(self, root: Path, seed: int) -> Path:
+        """As many small files as make one in a hundred of all."""
+        dice = random.Random(seed)
+        chosen = dice.sample(range(LARGE_FILES, self.files), max(1, round(self.files * CHANGED_PART)))
+        for number in sorted(chosen):
+            contents.replace_whole(self.path(root, number), iter([dice.randbytes(FILE_BYTES)]))
+        return self.path(root, chosen[0])
 
-class InGit(Dataset):
-    """A git repository with the files in ``data``."""
+    def change_large(self, root: Path, seed: int) -> Path:
+        return self._change_pages(root, range(LARGE_FILES), seed)
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place / "repository" / "data")
-        self.repository = place / "repository"
-        self.root.mkdir(parents=True)
-        self.environment = {
-            "GIT_CONFIG_GLOBAL": str(place / "gitconfig"), "GIT_CONFIG_SYSTEM": "/dev/null", "HOME": str(place),
-            "XDG_CONFIG_HOME": str(place / "home"), "XDG_CACHE_HOME": str(place / "home"),
-        }  # fmt: skip
-        self.run("git", "init", "-q")
-        self.run("git", "config", "--global", "user.name", "b")
-        self.run("git", "config", "--global", "user.email", "b@example.org")
+    def change_all(self, root: Path, seed: int) -> Path:
+        return self._change_pages(root, range(self.files), seed)
 
-    def run(self, *words: str) -> None:
-        harness.run(*words, cwd=self.repository, env=self.environment)
-
-    def commit(self, version: str) -> None:
-        self.run("git", "commit", "-q", "-m", version)
-        self.run("git", "tag", version)
-
-    def save(self, version: str) -> None:
-        self.run("git", "add", ".")
-        self.commit(version)
-
-    def go(self, version: str) -> None:
-        self.run("git", "checkout", "-q", version)
-
-
-class GitLfs(InGit):
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        self.run("git", "lfs", "install", "--local")
-        self.run("git", "lfs", "track", "*.bin")
+    def _change_pages(self, root: Path, numbers: range, seed: int) -> Path:
+        """One page in a hundred of those files."""
+        dice = random.Random(seed)
+        pages = [(number, page) for number in numbers for page in range(self.bytes_of(number) // PAGE_BYTES)]
+        of_file: dict[int, list[int]] = {}
+        for number, page in sorted(dice.sample(pages, max(1, round(len(pages) * CHANGED_PART)))):
+            of_file.setdefault(number, []).append(page)
+        for number, changed in of_file.items():
+            contents.change_pages(self.path(root, number), changed, dice)
+        return self.path(root, next(iter(of_file)))
 
 
-class GitAnnex(InGit):
-    """Files are added unlocked: a locked one cannot be changed in place."""
-
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        self.run("git", "annex", "init", "-q")
-        self.run("git", "annex", "config", "--set", "annex.addunlocked", "true")
-
-    def save(self, version: str) -> None:
-        self.run("git", "annex", "add", "-q", ".")
-        self.commit(version)
-
-
-class Dvc(InGit):
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        self.environment |= {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(place / "site")}
-        self.run("dvc", "init", "-q")
-
-    def save(self, version: str) -> None:
-        self.run("dvc", "add", "-q", "data")
-        self.run("git", "add", "data.dvc", ".gitignore")
-        self.commit(version)
-
-    def go(self, version: str) -> None:
-        self.run("git", "checkout", "-q", version)
-        self.run("dvc", "checkout", "-q")
-
-
-PROGRAMS = {"DVC": "dvc", "git-lfs": "git-lfs", "git-annex": "git-annex"}
-KINDS: dict[str, Callable[[Path], InGit]] = {"DVC": Dvc, "git-lfs": GitLfs, "git-annex": GitAnnex}
-
-
-@contextmanager
-def peer(report: Report, name: str, place: Path, stored_bytes: int) -> Iterator[InGit | None]:
-    """A peer with an empty directory, removed afterwards; None, which is noted, if it cannot run here."""
-    if not harness.installed(PROGRAMS[name]):
-        report.note(f"{name} is not installed: left out")
-        yield None
-        return
-    free = shutil.disk_usage(place).free
-    if free < stored_bytes * SPACE_FACTOR_MAX:
-        report.note(f"no room for {name}: {stored_bytes / 1e9:.0f} GB are needed: left out")
-        yield None
-        return
-    home = place / name
-    home.mkdir()
-    try:
-        yield KINDS[name](home)
-    finally:
-        harness.run("chmod", "-R", "u+w", home)  # git-annex protects what it keeps
-        shutil.rmtree(home)
-
-
-# -- what happens to the files
-
-
-def path_of(root: Path, number: int) -> Path:
-    return root / f"{number // DIRECTORY_FILES:03d}" / f"{number:06d}.bin"
-
-
-def write_all(root: Path, files: int) -> None:
-    for number in range(files):
-        path = path_of(root, number)
-        if number % DIRECTORY_FILES == 0:
-            path.parent.mkdir()
-        contents.write_noise(path, FILE_BYTES, number)
-
-
-def change_pages(root: Path, files: int, seed: int) -> Path:
-    """One page in a hundred; one of the files that were changed."""
-    dice = random.Random(seed)
-    pages = FILE_BYTES // PAGE_BYTES
-    chosen = sorted(dice.sample(range(files * pages), round(files * pages * CHANGED_PART)))
-    of_file: dict[int, list[int]] = {}
-    for place in chosen:
-        of_file.setdefault(place // pages, []).append(place % pages)
-    for number, changed in of_file.items():
-        contents.change_pages(path_of(root, number), changed, dice)
-    return path_of(root, chosen[0] // pages)
-
-
-def change_files(root: Path, files: int, seed: int) -> Path:
-    """One file in a hundred; one of them."""
-    chosen = sorted(random.Random(seed).sample(range(files), max(1, round(files * CHANGED_PART))))
-    for number in chosen:
-        contents.write_noise(path_of(root, number), FILE_BYTES, seed * files + number)
-    return path_of(root, chosen[0])
-
-
-CHANGES: dict[str, Callable[[Path, int, int], Path]] = {
-    "1 % of the pages changed in place": change_pages,
-    "1 % of the files written anew": change_files,
+CHANGES: dict[str, Callable[[Dataset, Path, int], Path]] = {
+    "1 % of the files replaced": Dataset.replace_files,
+    "1 % of the pages of the ten large files changed": Dataset.change_large,
+    "1 % of the pages of all files changed": Dataset.change_all,
 }
 
+FIRST, SAVE, BACK, READ = "first version", "save it", "go back", "then read a changed file"
 
-class Times:
-    """Seconds of each step, of each subject."""
 
-    def __init__(self) -> None:
-        self.of: dict[tuple[str, str], dict[str, list[float]]] = {}
+class Life:
+    """Of one dataset, with several that keep versions of it; seconds of each step are in ``times``."""
 
-    def take(self, group: str, what: str, name: str, action: Callable[[], object]) -> None:
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._seed = 0
+        self.times: dict[tuple[str, str], dict[str, list[float]]] = {}
+
+    def _timed(self, group: str, what: str, name: str, action: Callable[[], object]) -> None:
         took = harness.timed(action)
-        self.of.setdefault((group, what), {}).setdefault(name, []).append(took)
+        self.times.setdefault((group, what), {}).setdefault(name, []).append(took)
+
+    def begin(self, name: str, subject: Returning) -> str:
+        """The first version; its name."""
+        versions: list[str] = []
+        self._timed(FIRST, "write the files", name, lambda: self._dataset.write(subject.files))
+        self._timed(FIRST, SAVE, name, lambda: versions.append(subject.save()))
+        return versions[0]
+
+    def _change(self, name: str, subject: Returning, kind: str, before: str) -> str:
+        """A change, its version, back to the one before, and forth; the new version's name."""
+        changed = CHANGES[kind](self._dataset, subject.files, self._seed)
+        new = changed.read_bytes()
+        versions: list[str] = []
+        self._timed(kind, SAVE, name, lambda: versions.append(subject.save()))
+        self._timed(kind, BACK, name, lambda: subject.go(before))
+        read: list[bytes] = []
+        self._timed(kind, READ, name, lambda: read.append(changed.read_bytes()))
+        if read[0] == new:
+            raise SystemExit(f"{name}: {changed} is not as it was in {before}")
+        subject.go(versions[0])
+        if changed.read_bytes() != new:
+            raise SystemExit(f"{name}: {changed} is not as it was saved in {versions[0]}")
+        return versions[0]
+
+    def go_on(self, subjects: dict[str, Returning], at: dict[str, str], repeats: int) -> None:
+        """All changes, in turns; ``at`` follows the versions."""
+        for kind in CHANGES:
+            for number in range(repeats):
+                self._seed += 1
+                for name in list(subjects) if number % 2 else list(subjects)[::-1]:
+                    at[name] = self._change(name, subjects[name], kind, at[name])
+
+    def tell(self, report: Report) -> None:
+        for (group, what), series in self.times.items():
+            held = self._dataset.files == FILES and group in CHANGES and what in (SAVE, BACK)
+            limits = TIMES_FASTER if held else None
+            first = {"snapfs": series["snapfs"], **series}
+            unit = "ms" if what == READ else "s"
+            report.durations(what, first, unit=unit, times_faster=limits, group=f"{group} ({self._dataset})")
 
 
-def begin(times: Times, name: str, subject: Dataset, files: int) -> None:
-    times.take("first version", "write the files", name, lambda: write_all(subject.root, files))
-    times.take("first version", "save it", name, lambda: subject.save("v0"))
-
-
-def live(times: Times, name: str, subject: Dataset, kind: str, seed: int, files: int, before: str) -> str:
-    """A change, its version, back to the one before, and forth; the new version's name."""
-    version = f"v{seed}"
-    group = f"a version, {kind}"
-    changed = CHANGES[kind](subject.root, files, seed)
-    new = changed.read_bytes()
-    times.take(group, "save it", name, lambda: subject.save(version))
-    times.take(group, "go back", name, lambda: subject.go(before))
-    read: list[bytes] = []
-    times.take(group, "then read a changed file", name, lambda: read.append(changed.read_bytes()))
-    if read[0] == new:
-        raise SystemExit(f"{name}: {changed} is not as it was in {before}")
-    subject.go(version)
-    if changed.read_bytes() != new:
-        raise SystemExit(f"{name}: {changed} is not as it was saved in {version}")
-    return version
-
-
-def beside(times: Times, snapfs: Dataset, at: str, name: str, other: Dataset, files: int, repeats: int) -> str:
-    """snapfs, which has a version, and a peer in turns; the version that snapfs then has."""
-    begin(times, name, other, files)
-    theirs, seed = "v0", int(at[1:])
-    for kind in CHANGES:
-        for number in range(repeats):
-            seed += 1
-            turns = [("snapfs", snapfs, at), (name, other, theirs)]
-            for who, subject, before in turns if number % 2 else turns[::-1]:
-                live(times, who, subject, kind, seed, files, before)
-            at = theirs = f"v{seed}"
-    return at
+def compare(report: Report, dataset: Dataset, names: list[str], place: Path, repeats: int) -> None:
+    """snapfs, and beside it one peer after the other."""
+    life = Life(dataset)
+    # The work tree, its first version, what git-lfs has in passing; and in the worst case all files once a round, and
+    # the large ones, which are a fifth.
+    needed = round((3 + 1.25 * repeats) * dataset.total_bytes)
+    with snapfs(place) as mine:
+        at = {"snapfs": life.begin("snapfs", mine)}
+        for name, other in peers(report, names, place, stored_bytes=lambda _: needed):
+            assert isinstance(other, Returning)
+            at[name] = life.begin(name, other)
+            life.go_on({"snapfs": mine, name: other}, at, repeats)
+        if len(at) == 1:
+            life.go_on({"snapfs": mine}, at, repeats)
+    life.tell(report)
 
 
 def body(report: Report, options: Options, place: Path) -> None:
     files = options.scaled(FILES, 100)
-    first_bytes = files * FILE_BYTES
-    times = Times()
-    store = place / "store"
-    harness.snap("init", store)
-    with harness.mounted(store) as (mounted,):
-        mounted.snap("volume", "create", VOLUME)
-        mine = Snapfs(mounted)
-        begin(times, "snapfs", mine, files)
-        at = "v0"
-        for name in [name for name in PEERS if name in options.on]:
-            # the work tree, its first version, and one whole per version of which all files were changed
-            with peer(report, name, place, (3 + options.repeats) * first_bytes) as other:
-                if other is not None:
-                    at = beside(times, mine, at, name, other, files, options.repeats)
-    for (group, what), series in times.of.items():
-        title = f"{group} ({files:,} files, {first_bytes / 1e9:g} GB)"
-        limits = TIMES_FASTER if group.startswith("a version") and what in ("save it", "go back") else None
-        first = {name: series[name] for name in sorted(series, key=lambda name: name != "snapfs")}
-        report.durations(what, first, unit="s", times_faster=limits, group=title)
+    together: dict[int, list[str]] = {files: []}
+    for name in [name for name in PEERS if name in options.on]:
+        together.setdefault(min(files, FILES_MAX.get(name, files)), []).append(name)
+    for count, names in together.items():
+        if count < files:
+            report.note(f"{' and '.join(names)}: {count:,} files, as all of them would take too long")
+        large = round(options.scaled(LARGE_BYTES, 1_000_000) * count / files)
+        compare(report, Dataset(count, large), names, place, options.repeats)
 
 
 if __name__ == "__main__":

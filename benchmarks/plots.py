@@ -2,7 +2,8 @@
 
 Invariants:
   * Everything that is drawn or told is in the reports; the same reports make the same files, byte by byte.
-  * In the page only what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` is replaced.
+  * In the page only what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` is replaced: by the picture and
+    the tables of a report.
   * A group whose rows begin with numbers ("10,000 files") is a sweep: lines over that number.  Rows that are held
     against others are bars of those ratios; all other rows bars of their values.
 """
@@ -30,6 +31,7 @@ PAGE: Final = "README.md"
 COLOURS: Final = {
     "snapfs": "#c1440e", "bindfs": "#4878a8", "ext4": "#7a7a7a", "btrfs": "#5b9a68", "S3QL": "#8d6aa8",
     "DVC": "#b08a2e", "git-lfs": "#3f8f8f", "git-annex": "#b56576", "borg": "#6b705c", "restic": "#9c6644",
+    "snapfs .snap": "#e9a178", "reader": "#2a9d8f",
 }  # fmt: skip
 OTHER_COLOURS: Final = ("#c1440e", "#4878a8", "#7a7a7a", "#5b9a68", "#8d6aa8", "#b08a2e", "#3f8f8f")
 
@@ -265,18 +267,37 @@ def _plain_ticks(axes: Any, which: str) -> None:
 
 
 def table(report: Report) -> str:
-    """What a report says, as Markdown: a table for each run of rows about the same series."""
+    """What a report says, as Markdown: a table for all rows about the same series, and one for all sweeps over the same
+    numbers.  There a sweep is a line, with the row of the same name, of its ends, at the end of it."""
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    found = groups(report)
+    ends = {row.what: row for row in found.get("", []) if row.what in found}
+    for group, rows in found.items():
+        if is_sweep(rows):
+            held = ["ratio"] if group in ends else []
+            for name in _unique(name for row in rows for name in row.series):
+                names, cells = _sweep(rows, name)
+                cells += [_against(ends[group])] if held else []
+                tables.setdefault(("", *names, *held), []).append([f"{group} ({rows[0].unit})", *cells])
+            continue
+        for row in rows:
+            if row in ends.values():
+                continue
+            held = ["held against"] if any(check.to or check.bound is not None for check in row.checks) else []
+            cells = [f"{summary(values)} {row.unit}" for values in row.series.values()]
+            cells += [_against(row)] if held else []
+            tables.setdefault(("", *row.series, *held), []).append([row.title, *cells])
     lines = [f"{told}." for told in (report.conditions, *report.notes)]
-    header: list[str] = []
-    for row in report.rows:
-        held = any(check.to or check.bound is not None for check in row.checks)
-        names = ["", *row.series, "held against"] if held else ["", *row.series]
-        if names != header:
-            header = names
-            lines += ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-        values = [f"{summary(values)} {row.unit}" for values in row.series.values()]
-        lines.append(f"| {' | '.join([row.title, *values, *([_against(row)] if held else [])])} |")
+    for header, body in tables.items():
+        lines += ["", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        lines += [f"| {' | '.join(cells)} |" for cells in body]
     return "\n".join(lines)
+
+
+def _sweep(rows: Sequence[Row], name: str) -> tuple[list[str], list[str]]:
+    """(numbers, medians of a series) of a sweep, in ascending order."""
+    rows = sorted((row for row in rows if name in row.series), key=place_of)
+    return [row.what for row in rows], [summary(row.series[name]) for row in rows]
 
 
 def _against(row: Row) -> str:
@@ -303,13 +324,18 @@ def overview(reports: Sequence[Report]) -> str:
 
 def filled(page: str, reports: Sequence[Report]) -> str:
     """The page with each table between its marks; what no report is about stays as it is."""
-    tables = {report.name: table(report) for report in reports} | {"overview": overview(reports)}
+    tables = {report.name: _picture(report) + table(report) for report in reports} | {"overview": overview(reports)}
 
     def put(found: re.Match[str]) -> str:
         name = found[2]
         return f"{found[1]}\n{tables[name]}\n\n{found[3]}" if name in tables else found[0]
 
     return _MARK.sub(put, page)
+
+
+def _picture(report: Report) -> str:
+    question = report.question[:1].upper() + report.question[1:]
+    return f"![{question}]({report.name}.svg)\n\n" if panels(report) else ""
 
 
 def load(data: Path) -> list[Report]:

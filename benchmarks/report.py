@@ -100,6 +100,10 @@ class Report:
     """What it ran with: scale, repeats."""
     notes: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=lambda: machine())
+    complete: bool = True
+    """Whether the benchmark came to its end."""
+    kept: Path | None = field(default=None, compare=False)
+    """Where it is saved with each row that comes, so that a run that is broken off leaves what it measured."""
 
     def start(self) -> None:
         print(f"\n## {self.name}: {self.question}\n\n{self.conditions}\n", flush=True)
@@ -109,8 +113,9 @@ class Report:
     @property
     def conditions(self) -> str:
         """When, on what and how it ran: one line."""
-        settings = [f"{name} {value:g}" for name, value in self.settings.items()]
-        return "; ".join([described(self.about), *([", ".join(settings)] if settings else [])])
+        settings = [f"{name} {_setting(value)}" for name, value in self.settings.items()]
+        broken_off = [] if self.complete else ["broken off before its end"]
+        return "; ".join([described(self.about), *([", ".join(settings)] if settings else []), *broken_off])
 
     def compare(
         self, what: str, series: Mapping[str, Sequence[float]], *, unit: str = "ms", limit: float | None = None,
@@ -165,17 +170,22 @@ class Report:
 
     def _add(self, row: Row) -> None:
         self.rows.append(row)
+        if self.kept is not None:
+            self.save(self.kept)
         print(f"| {' | '.join(cells(row))} |", flush=True)
 
     def document(self) -> dict[str, Any]:
         """Everything, each single value included."""
         return {
             "form": FORM, "benchmark": self.name, "question": self.question, "machine": self.about,
-            "settings": self.settings, "notes": self.notes, "rows": [_row_document(row) for row in self.rows],
+            "complete": self.complete, "settings": self.settings, "notes": self.notes,
+            "rows": [_row_document(row) for row in self.rows],
         }  # fmt: skip
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.document(), indent=1) + "\n")
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(self.document(), indent=1) + "\n")
+        beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Report:
@@ -195,7 +205,10 @@ class Report:
             for row in document["rows"]
         ]  # fmt: skip
         about, settings, notes = document["machine"], document["settings"], document["notes"]
-        return cls(document["benchmark"], document["question"], rows, settings, notes, about)
+        return cls(
+            document["benchmark"], document["question"], rows, settings, notes, about,
+            document.get("complete", True),
+        )  # fmt: skip
 
     @property
     def missed(self) -> list[str]:
@@ -230,6 +243,10 @@ def cells(row: Row) -> list[str]:
     if all(check.bound is None for check in checks):
         limits = verdicts = ""
     return [row.title, values, figures, limits, verdicts]
+
+
+def _setting(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _told(row: Row, check: Check) -> str:

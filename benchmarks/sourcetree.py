@@ -16,12 +16,16 @@ from pathlib import Path
 from benchmarks import filesystems, harness
 from benchmarks.filesystems import FileSystem
 from benchmarks.harness import Options, Report
-from benchmarks.processes import Memories
 
 PACKAGE, VERSION = "uwsgi", "2.0.31"
 ARCHIVE = f"{PACKAGE}-{VERSION}.tar.gz"
 TREE = f"{PACKAGE}-{VERSION}"
 PROFILE = "nolang"
+
+ONCE = ("btrfs", "S3QL")
+"""In a full run."""
+SHORT = ("snapfs", "bindfs", "ext4")
+"""A short run: there is no smaller tree."""
 
 UNPACK, COMPILE, LIST, REMOVE = "unpack", "compile", "find -newer, cold", "remove"
 
@@ -36,7 +40,7 @@ def archive() -> Path:
     return cache / ARCHIVE
 
 
-def measure(system: FileSystem, source: Path, memories: Memories) -> dict[str, float]:
+def measure(system: FileSystem, source: Path) -> dict[str, float]:
     """Seconds of each step."""
     found = {}
     tree = system.root / TREE
@@ -58,23 +62,16 @@ def measure(system: FileSystem, source: Path, memories: Memories) -> dict[str, f
     harness.run("find", "--version")
     found[LIST] = harness.timed(partial(harness.run, "find", tree, "-newer", tree / "uwsgiconfig.py"))
     found[REMOVE] = harness.timed(partial(shutil.rmtree, tree))
-    memories.note(system.name, system.daemon_pids)
     return found
 
 
 def body(report: Report, options: Options, place: Path) -> None:
-    if not (harness.installed("gcc") and harness.installed("python3")):
-        return
-    source, memories = archive(), Memories()
-    with filesystems.all_mounted(report, options.on, place) as systems:
-        actions = {name: partial(measure, system, source, memories) for name, system in systems.items()}
-        found = harness.rounds(actions, options.repeats, first_counts=options.scale < 1)
-    for kind, series in found.items():
-        report.durations(kind, series, unit="s", group="uWSGI")
-    report.memory(memories)
+    if harness.installed("gcc") and harness.installed("python3"):
+        work = partial(measure, source=archive())
+        filesystems.durations(report, options, place, work, group="uWSGI", once=ONCE)
 
 
 if __name__ == "__main__":
     question = "how long do unpacking and compiling a source tree take, beside other file systems?"
-    report = Report("sourcetree", question)
-    sys.exit(harness.main(report, body, repeats=1, scale=0.1, full_repeats=3, subjects=filesystems.NAMES))
+    report, names = Report("sourcetree", question), filesystems.NAMES
+    sys.exit(harness.main(report, body, repeats=1, full_repeats=2, subjects=names, on=SHORT, full_on=names))

@@ -40,7 +40,7 @@ WORKERS = (1, 2, 4)
 SUBJECTS = ("snapfs", "bindfs", "ext4")
 READER, PAST = "reader", "snapfs .snap"
 SNAPSHOT = "v1"
-EPOCHS = {"first epoch, cold": 0, "second epoch": 1}
+EPOCHS = {"first epoch (cold)": 0, "second epoch": 1}
 
 Subject = tuple[str, str]
 """(directory or address of a snapshot, store of that snapshot or nothing)"""
@@ -120,10 +120,10 @@ def body(report: Report, options: Options, place: Path, python: str) -> None:
     files, samples = options.scaled(FILES, 500), options.scaled(MAP_SAMPLES, 500)
     with filesystems.all_mounted(report, options.on, place) as them, loader(python) as running:
         report.settings["torch"] = running.torch
-        for found in them.values():
-            names, size = fill(found.root, files, samples)
+        for system in them.values():
+            names, size = fill(system.root, files, samples)
         (place / "names").write_text("\n".join(names) + "\n")
-        works = {
+        works: dict[str, dict[str, Any]] = {
             f"{files:,} files": {"kind": "files", "names": str(place / "names"), "samples": files, "bytes": size},
             "one mapped file": {"kind": "map", "names": "", "samples": samples, "bytes": samples * SAMPLE_BYTES},
         }
@@ -135,10 +135,10 @@ def body(report: Report, options: Options, place: Path, python: str) -> None:
                     name: partial(_epochs, running, any_of_them, subject, {**work, "workers": workers})
                     for name, subject in subjects.items()
                 }
-                for epoch, found in harness.rounds(acts, options.repeats).items():
+                for epoch, found in harness.rounds(acts, options.repeats, first_counts=True, once=(PAST,)).items():
                     rates = {name: [work["samples"] / value for value in found[name]] for name in subjects}
-                    words = f"{workers} worker{'s' if workers > 1 else ''}, {epoch}"
-                    report.rates(words, rates, unit="1/s", group=f"{group}: samples")
+                    words = f"{epoch}, {workers} worker{'s' if workers > 1 else ''}"
+                    report.rates(words, rates, unit="1/s", group=f"{group}: samples a second")
 
 
 def _subjects(them: dict[str, FileSystem]) -> dict[str, Subject]:
@@ -171,7 +171,7 @@ def main() -> int:
     sys.argv[1:] = rest
     report = Report("training", "How fast does a PyTorch DataLoader get its samples?")
     work = partial(body, python=given.torch_python)
-    return harness.main(report, work, repeats=2, scale=0.05, full_repeats=5, subjects=SUBJECTS)
+    return harness.main(report, work, repeats=1, scale=0.05, full_repeats=2, subjects=SUBJECTS)
 
 
 if __name__ == "__main__":

@@ -82,16 +82,23 @@ class Engine:
 
     async def clone(self, files: int = 1) -> float:
         before, _ = await self.two(files)
-        call = partial(self.service.clone, volume=VOLUME, snapshot=before, name=self.name())
+        return await self._clone(before)
+
+    async def _clone(self, snapshot: str) -> float:
+        call = partial(self.service.clone, volume=VOLUME, snapshot=snapshot, name=self.name())
         return await harness.timed_async(call)
 
     async def checkout(self, files: int = 1) -> float:
         before, _ = await self.two(files)
-        return await harness.timed_async(partial(self.service.checkout, volume=VOLUME, snapshot=before))
+        return await self._checkout(before)
+
+    async def _checkout(self, snapshot: str) -> float:
+        return await harness.timed_async(partial(self.service.checkout, volume=VOLUME, snapshot=snapshot))
 
     async def diff(self, files: int = 1) -> float:
-        before, after = await self.two(files)
+        return await self._diff(*await self.two(files), files)
 
+    async def _diff(self, before: str, after: str, files: int) -> float:
         async def read_all() -> int:
             return sum([1 async for _ in self.service.diff(volume=VOLUME, snapshot=before, other=after)])
 
@@ -104,9 +111,12 @@ class Engine:
     async def delete(self, files: int = 1) -> float:
         """Until the answer."""
         before, _ = await self.two(files)
+        return await self._delete(before)
+
+    async def _delete(self, snapshot: str) -> float:
         trash = self.lake.trash
         volume = self.lake.volumes.get(VOLUME)
-        record = self.lake.snapshots.resolve(volume, before)
+        record = self.lake.snapshots.resolve(volume, snapshot)
 
         async def remove() -> None:
             trash.delete_snapshot(volume, record, purge=True)
@@ -118,6 +128,17 @@ class Engine:
         """Of a deleted snapshot, until all that only it showed is given back."""
         await self.delete(files)
         return await harness.timed_async(self.lake.settle)
+
+    async def every(self, files: int) -> dict[str, float]:
+        """Of each verb of VERBS, by one pair of snapshots: where many files change that is what takes long."""
+        before, after = await self.two(files)
+        found = {"diff": await self._diff(before, after, files), "checkout": await self._checkout(before)}
+        await self._checkout(after)
+        found["clone"] = await self._clone(after)
+        await self.lake.settle()
+        found["delete"] = await self._delete(before)
+        found["give back"] = await harness.timed_async(self.lake.settle)
+        return {"snapshot": await self.snapshot(files), **found}
 
 
 VERBS: dict[str, Callable[[Engine, int], Awaitable[float]]] = {

@@ -62,10 +62,10 @@ def body(report: Report, options: Options, place: Path) -> None:
     with snapfs(place, "none") as store:
         tell("snapfs", store, FACTOR_MAX * (first + changed) / 1e6)
     stored = lambda name: (VERSIONS + 1) * first if name in COPYING else 2 * (first + changed)  # noqa: E731
-    for name, subject in peers(PEERS, place, stored_bytes=stored, compression="none"):
+    for name, subject in peers(report, PEERS, place, stored_bytes=stored, compression="none"):
         tell(name, subject)
 
 
 if __name__ == "__main__":
     question = "what do twenty versions take, of which each changes one page in a hundred?"
-    sys.exit(harness.main(Report("versions", question), body, repeats=1, scale=0.05))
+    sys.exit(harness.main(Report("versions", question), body, repeats=1, scale=0.02, full_scale=0.1))

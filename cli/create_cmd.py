@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import output
-from .options import common, pairs
+from .options import common, invocation
 
 
 @click.command("create")
@@ -48,24 +47,16 @@ def command(
       snap create digits --git-commit --branch "$BRANCH"
       snap create --meta accuracy=0.97 --meta seed=1
     """
-    from snapfs import api
-    from snapfs.errors import NotFound
+    from .verbs import create
 
-    from .session import opened
-
-    facts: api.GitCommit | None = None
-    recorded = pairs("--meta", meta)
-    if branch and revision is None:
-        raise click.UsageError("--branch goes with --git-commit")
-    with opened(store) as (place, calls):
-        if revision is not None:
-            if place.repository is None:
-                raise NotFound("no git repository around the current directory", hint="--git-commit needs one")
-            facts = place.repository.facts_of(revision, branch=branch)
-        chosen = place.volume(calls, volume)
-        made = calls.create_snapshot(volume=chosen, name=name, message=message, meta=recorded, git=facts)
-    if as_json:
-        output.document(made)
-    else:
-        remark = "" if made.created else f" (unchanged since {output.when(made.created_ns)})"
-        output.line(output.address(made.volume, made.name) + remark)
+    create(
+        invocation(),
+        volume=volume,
+        name=name,
+        revision=revision,
+        branch=branch,
+        message=message,
+        meta=meta,
+        store=store,
+        as_json=as_json,
+    )

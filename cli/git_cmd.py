@@ -17,7 +17,7 @@ from snapfs.git import hooks
 from snapfs.git.repository import Binding, Repository, executable_path
 
 from . import output
-from .options import Invocation, common, json_option
+from .options import common, invocation, json_option
 
 if TYPE_CHECKING:
     from snapfs.client import Client
@@ -224,7 +224,7 @@ def sync(save: bool, discard: bool, store: str, as_json: bool) -> None:
     from snapfs import api
     from snapfs.git.follow import Follower
 
-    from .checkout_cmd import print_checkout
+    from .verbs import print_checkout
 
     if save and discard:
         raise click.UsageError("--save and --discard exclude each other")
@@ -235,7 +235,10 @@ def sync(save: bool, discard: bool, store: str, as_json: bool) -> None:
 
         follower = Follower(repository, calls, repository.volume, say)
         done = follower.sync(unsaved=api.Save.DISCARD if discard else api.Save.SAVE)
-    print_checkout(done, as_json=as_json)
+    if as_json:
+        output.document(done)
+    else:
+        print_checkout(done, done.saved)
 
 
 @command.command("note")
@@ -290,7 +293,7 @@ def _store_of(repository: Repository, store: str) -> Iterator[Client]:
     from .git_binding import bound, checked
     from .session import connected, here
 
-    given = click.get_current_context().find_object(Invocation) or Invocation()
+    given = invocation()
     if not repository.volume or not (store or given.address):
         with bound(checked(repository.binding)) as calls:
             yield calls

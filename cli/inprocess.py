@@ -21,8 +21,9 @@ import trio
 from google.protobuf.message import Message
 
 from snapfs import api, errors
-from snapfs.access import OWNER, Access, Transport
-from snapfs.client import Client
+from snapfs.access import OWNER, Access
+from snapfs.access import Transport as Way
+from snapfs.client.transport import Transport
 from snapfs.config import Settings
 from snapfs.git.reachable import reachable
 from snapfs.operations import Operations
@@ -104,7 +105,7 @@ class InProcess:
     Args:
         store: the store's directory.
         token: secret of a token; empty: the caller is the store's owner.
-        deadline: as in ``snapfs.client.connect``.
+        deadline: for opening, as in ``snapfs.client.connect``.
 
     Raises:
         Busy: somebody else holds the store's lock.
@@ -122,7 +123,8 @@ class InProcess:
         self._thread = threading.Thread(target=self._serve, args=(opened,), name="store", daemon=True)
         self._thread.start()
         self._server = _result(opened, None if deadline is None else deadline - time.monotonic())
-        self.client = Client(_InProcessTransport(self._server), deadline=deadline)
+        self.transport: Transport = _InProcessTransport(self._server)
+        """For calls."""
 
     # -- in the server's thread
 
@@ -140,7 +142,7 @@ class InProcess:
         lake = Lake.open(self._store)
         try:
             access = Access(self._store)
-            caller = access.authenticate(self._secret, transport=Transport.UNIX) if self._secret else OWNER
+            caller = access.authenticate(self._secret, transport=Way.UNIX) if self._secret else OWNER
             operations, settings = Operations(), Settings(self._store)
             _follow(lake, settings)
             async with lake.running(), access.running(), trio.open_nursery() as nursery:

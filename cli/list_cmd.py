@@ -2,46 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
-from typing import Final
-
 import click
 
-from snapfs import api
-
-from . import output
-from .options import common, pairs
+from .options import common, invocation
 from .times import Moment
-
-PAGE_SIZE_MAX: Final = 1000
-"""What a daemon gives at once."""
-
-
-def describe(snapshot: api.Snapshot) -> str:
-    """Tags, what keeps it, and the message, else the commit's subject."""
-    parts = [f"[{', '.join(map(output.quote, snapshot.tags))}]"] if snapshot.tags else []
-    if snapshot.holds:
-        parts.append(f"(held by {', '.join(map(output.quote, snapshot.holds))})")
-    if snapshot.locked_until_ns:
-        parts.append(f"(locked until {output.when(snapshot.locked_until_ns)})")
-    text = snapshot.message or (snapshot.git.subject if snapshot.git is not None else "")
-    return " ".join([*parts, output.one_line(text)])
-
-
-def print_snapshots(snapshots: Sequence[api.Snapshot]) -> None:
-    """A table; ``*`` marks what a head stands on."""
-    rows = [
-        (
-            "*" if snapshot.current else "",
-            output.short_address(f"{snapshot.volume}@{snapshot.name}"),
-            output.when(snapshot.created_ns),
-            output.quote(snapshot.git.branch) if snapshot.git is not None else "",
-            describe(snapshot),
-        )
-        for snapshot in snapshots
-    ]
-    output.table(("", "SNAPSHOT", "CREATED", "BRANCH", "MESSAGE"), rows)
 
 
 @click.command("list")
@@ -78,27 +42,18 @@ def command(
       snap list digits --branch main --meta seed=1 --newest 5
       snap list digits --since 7d --json
     """
-    from .session import opened
+    from .verbs import list_snapshots
 
-    if volume and all_volumes:
-        raise click.UsageError("--all and a volume exclude each other")
-    wanted = api.SnapshotFilter(
+    list_snapshots(
+        invocation(),
+        volume=volume,
+        all_volumes=all_volumes,
         branch=branch,
         tag=tag,
-        meta=pairs("--meta", meta),
-        created_from_ns=from_ns,
-        created_before_ns=before_ns,
+        meta=meta,
+        from_ns=from_ns,
+        before_ns=before_ns,
+        newest=newest,
+        store=store,
+        as_json=as_json,
     )
-    with opened(store) as (place, calls):
-        chosen = "" if all_volumes else volume or place.implied_volume()
-        found = calls.list_snapshots(
-            volume=chosen,
-            filter=None if wanted == api.SnapshotFilter() else wanted,
-            newest_first=newest is not None,
-            page_size=min(newest or 0, PAGE_SIZE_MAX),
-        )
-        snapshots = list(found) if newest is None else list(islice(found, newest))[::-1]
-    if as_json:
-        output.document(snapshots)
-    else:
-        print_snapshots(snapshots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import addresses, output
+from . import addresses
 from .options import common
 
 
@@ -22,14 +22,11 @@ def command(start: str, store: str, as_json: bool) -> None:
       snap log digits
       snap log digits@cleaned --json
     """
-    from .list_cmd import print_snapshots
-    from .session import opened
+    from .session import opened_terse
+    from .verbs import print_snapshots
 
     address = addresses.parse_volume_or_snapshot(start)
-    with opened(store) as (place, calls):
+    with opened_terse(store) as (place, calls):
         volume, snapshot = place.snapshot(calls, address)
         ancestry = list(calls.list_ancestry(volume=volume, snapshot=snapshot))
-    if as_json:
-        output.document(ancestry)
-    else:
-        print_snapshots(ancestry)
+    print_snapshots(ancestry, as_json=as_json)

@@ -3,20 +3,23 @@ code.
 
 Verbs are imported when they are used, and what libraries import but hardly need later still (``startup``): with a
 daemon running, a command costs little more than Python's own start.  Git's hooks (``snap git hook NAME ...``, written
-by ``snap git install``) go around click for the same reason.
+by ``snap git install``) and plain command lines of a few verbs (``quick``) go around click for the same reason.
 """
 
 from __future__ import annotations
 
-import difflib
+import gc
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from . import startup
+from . import quick, startup
+
+if TYPE_CHECKING:
+    from .invocation import Invocation
 
 VERBS: Final = {
     "init": "init_cmd",
@@ -68,12 +71,15 @@ PROGRAM: Final = "snap"
 
 def build() -> Any:
     """The click group of all verbs."""
+    import difflib
+
     import click
 
     import snapfs
 
     from .exits import HELP
-    from .options import Invocation, connection
+    from .invocation import Invocation
+    from .options import connection
 
     class Verbs(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:
@@ -123,11 +129,11 @@ def build() -> Any:
 
 def fail(message: str, hint: str, code: int, *, kind: str, as_json: bool) -> int:
     """Tell an error on stderr; its exit code."""
-    import msgspec
-
     from .output import one_line
 
     if as_json:
+        import msgspec
+
         error = {"error": {"kind": kind, "message": one_line(message), "hint": one_line(hint), "exit_code": code}}
         text = msgspec.json.encode(error).decode()
     else:
@@ -138,35 +144,30 @@ def fail(message: str, hint: str, code: int, *, kind: str, as_json: bool) -> int
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code.  Raises nothing."""
-    import click
-
     from snapfs.errors import SnapfsError
 
     from . import exits
-    from .options import Invocation
+    from .invocation import Invocation, Misuse
 
     state = Invocation(json="--json" in arguments)  # also for what is wrong before the option is looked at
     stdout = sys.stdout
     try:
-        result = build().main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=state)
-        sys.stdout.flush()
-        return result if isinstance(result, int) else exits.OK
+        if quick.run(arguments, state):
+            sys.stdout.flush()
+            return exits.OK
+        return _through_click(arguments, state)
     except SnapfsError as error:
         return fail(error.message, error.hint, exits.BY_KIND[error.kind], kind=error.kind, as_json=state.json)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return exits.USAGE
-    except click.ClickException as error:
-        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
-        message = error.format_message().rstrip(".")
-        return fail(message, f"see `{path} --help`", exits.USAGE, kind="usage", as_json=state.json)
+    except Misuse as error:
+        path = " ".join([PROGRAM, *[word for word in arguments if word in VERBS][:1]])
+        return fail(str(error), f"see `{path} --help`", exits.USAGE, kind="usage", as_json=state.json)
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and sys.stdout is stdout:
             raise  # completion has answered
         # of a closed pipe click makes 1, which would tell of damage, and replaces the streams
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet
         return exits.BROKEN_PIPE
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return exits.INTERRUPTED
     except OSError as error:
@@ -179,6 +180,27 @@ def run(arguments: Sequence[str]) -> int:
         message = f"internal error: {type(error).__name__}: {error}"
         hint = f"{DEBUG_VARIABLE}=1 shows where"
         return fail(message, hint, exits.INTERNAL, kind="internal", as_json=state.json)
+
+
+def _through_click(arguments: Sequence[str], state: Invocation) -> int:
+    """Raises what a command raises, and KeyboardInterrupt for what click makes of one."""
+    import click
+
+    from . import exits
+
+    try:
+        result = build().main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=state)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else exits.OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return exits.USAGE
+    except click.ClickException as error:
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
+        message = error.format_message().rstrip(".")
+        return fail(message, f"see `{path} --help`", exits.USAGE, kind="usage", as_json=state.json)
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def _complete_streams() -> None:
@@ -195,6 +217,13 @@ def _complete_streams() -> None:
 def main() -> NoReturn:
     """Console script."""
     startup.defer()
+    try:
+        _main()
+    finally:
+        gc.freeze()  # what is left when a process ends needs no search for cycles: 6 ms of a short command's 55
+
+
+def _main() -> NoReturn:
     _complete_streams()
     arguments = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
@@ -203,7 +232,11 @@ def main() -> NoReturn:
     if arguments[:2] == ["git", "hook"]:
         from .git_hook import run_hook
 
+        startup.search_seldom()
+
         sys.exit(run_hook(arguments[2:]))
+    if arguments and arguments[0] in quick.VERBS:
+        startup.search_seldom()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # closes the store in order
     try:
         code = run(arguments)

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
+from .invocation import Invocation
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass
-class Invocation:
-    """What the whole run needs to know of its options; ``main`` makes it, click carries it as ``obj``."""
-
-    json: bool = False
-    """Errors are told as JSON too."""
-    store: str = ""
-    """From ``snap --store``, before the verb."""
-    address: str = ""
-    token_file: str = ""
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-    """Of a daemon, and what it asks for: given before the verb or after it."""
+def invocation() -> Invocation:
+    """Of the command that runs."""
+    return click.get_current_context().find_object(Invocation) or Invocation()
 
 
 def _remember_json(context: click.Context, _parameter: click.Parameter, value: bool) -> bool:
@@ -86,16 +76,3 @@ def common(function: F) -> F:
     """``--store``, ``--address`` and its kin, and ``--json``."""
     decorated: F = store_option(connection(json_option(function)))
     return decorated
-
-
-def pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
-    """``KEY=VALUE`` arguments of an option that may be repeated.  Raises UsageError."""
-    found: dict[str, str] = {}
-    for pair in given:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise click.UsageError(f"{option} wants KEY=VALUE, not {pair!r}")
-        if key in found:
-            raise click.UsageError(f"{option} gives {key!r} twice")
-        found[key] = value
-    return found

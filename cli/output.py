@@ -9,15 +9,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
-
-import msgspec
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -34,6 +30,8 @@ def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
         return f"\\x{code - 0xDC00:02x}"
+    import unicodedata  # for names that are not ASCII
+
     if unicodedata.category(character) not in _UNSAFE_CATEGORIES:
         return character
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -81,33 +79,40 @@ def short_address(text: str) -> str:
 
 def document(value: object) -> None:
     """One JSON document, indented."""
+    import msgspec
+
     try:
         text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     except UnicodeEncodeError:
+        import json
+
         text = json.dumps(msgspec.to_builtins(value), indent=2)
     print(text)
 
 
 def json_line(value: object) -> None:
     """One JSON document on a line of its own, told at once: somebody may wait for it at the end of a pipe."""
-    try:
-        text = msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(value))
-    print(text, flush=True)
+    print(_encoded(value), flush=True)
 
 
 def documents(values: Iterable[object]) -> None:
     """One JSON array, an element a line, written as the values come."""
     separator = "["
     for value in values:
-        try:
-            text = msgspec.json.encode(value).decode()
-        except UnicodeEncodeError:
-            text = json.dumps(msgspec.to_builtins(value))
-        print(f"{separator}\n{text}", end="")
+        print(f"{separator}\n{_encoded(value)}", end="")
         separator = ","
     print("[]" if separator == "[" else "\n]")
+
+
+def _encoded(value: object) -> str:
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(msgspec.to_builtins(value))
 
 
 def line(text: str, *, flush: bool = False) -> None:

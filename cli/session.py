@@ -7,8 +7,9 @@ point stands for the store mounted there.
 The volume: the argument; else the first directory below the mount point; else git's ``snapfs.volume``; else
 the store's only one.
 
-The way: to an address, gRPC; to a store, its daemon's socket if one listens there, else the store opened in this
-process.  A store that is locked without a daemon that listens (one that starts, ends, or another command) is retried
+The way: to an address on the network, gRPC; to a socket, the same without gRPC's library (``snapfs.client.local``);
+to a store, its daemon's socket if one listens there, else the store opened in this process.
+A store that is locked without a daemon that listens (one that starts, ends, or another command) is retried
 for a moment.
 """
 
@@ -17,19 +18,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from snapfs import client, errors, mounts
+from snapfs import errors, mounts
 from snapfs.client import addresses
-from snapfs.git.repository import Binding, Repository
-from snapfs.types import CONTROL_DIRECTORY, SOCKET_NAME
 
 from .addresses import Address, path_in_volume, without_snap_directory
 
 if TYPE_CHECKING:
     from snapfs.client import Client
+    from snapfs.client.local import LocalTransport
+    from snapfs.client.transport import Transport
+    from snapfs.git.repository import Binding, Repository
+
+    from .invocation import Invocation
+    from .terse import Terse
 
 STORE_VARIABLE: Final = "SNAPFS_STORE"
 ADDRESS_VARIABLE: Final = "SNAPFS_ADDRESS"
@@ -159,6 +164,8 @@ class Place:
         """The git repository around the current directory."""
         if not self._looked_for_repository:
             self._looked_for_repository = True
+            from snapfs.git.repository import Repository
+
             try:
                 if self._directory is not None:
                     self._repository = Repository(self._directory, os.environ)
@@ -169,11 +176,17 @@ class Place:
     @property
     def binding(self) -> Binding:
         """What git binds to the repository around the current directory."""
-        return self.repository.binding if self.repository is not None else Binding()
+        if self.repository is not None:
+            return self.repository.binding
+        from snapfs.git.repository import Binding
+
+        return Binding()
 
     def shown(self, given: Shown) -> Shown:
         """What is given; else, for the daemon that git names, what git says of it."""
-        binding = self.binding if self.address else Binding()
+        if not self.address:
+            return given
+        binding = self.binding
         if not binding.address or binding.address != self.address:
             return given
         return Shown(
@@ -193,7 +206,7 @@ class Place:
         bound = not binding.address and (not binding.store or _same(Path(binding.store), self._store))
         return binding.volume if bound else ""
 
-    def volume(self, calls: Client, given: str = "") -> str:
+    def volume(self, calls: Client | Terse, given: str = "") -> str:
         """The volume's name.
 
         Raises:
@@ -209,7 +222,7 @@ class Place:
             raise errors.NotFound("the store has no volume", hint="snap volume create NAME")
         raise errors.Invalid(f"which volume? the store has {len(names)}", hint=f"name one: {_few(names)}")
 
-    def snapshot(self, calls: Client, address: Address) -> Address:
+    def snapshot(self, calls: Client | Terse, address: Address) -> Address:
         """The address with its volume filled in."""
         return Address(self.volume(calls, address.volume), address.snapshot)
 
@@ -258,25 +271,30 @@ def connected(
         SnapfsError: the store is missing, foreign, in use or damaged; no daemon, with ``waits``;
             files that are shown cannot be read.
     """
-    if address:
-        files = shown.complete() if addresses.parse(address).tls else shown
-        with client.connect(
-            address,
-            token=shown.token(),
-            ca=files.ca,
-            certificate=files.certificate,
-            key=files.key,
-            deadline=deadline,
-        ) as calls:
+    with _reached(store, address, shown, deadline, waits=waits) as transport:
+        from snapfs.client.blocking.client import Client
+
+        with Client(transport, deadline=deadline) as calls:
             yield calls
+
+
+@contextmanager
+def _reached(
+    store: Path | None, address: str, shown: Shown, deadline: float | None, *, waits: bool
+) -> Iterator[Transport]:
+    """The way of ``connected``."""
+    if address:
+        with closing(_at(address, shown)) as transport:
+            yield transport
         return
     if store is None:
         raise errors.Invalid("neither a store nor an address")
     patience = time.monotonic() + BUSY_SECONDS_MAX
     while True:
-        if addresses.listens(store / CONTROL_DIRECTORY / SOCKET_NAME):
-            with client.connect(store, token=shown.token(), deadline=deadline) as calls:
-                yield calls
+        daemon = _local(addresses.parse(store), Shown(token_file=shown.token_file))
+        if daemon.reach():
+            with closing(daemon):
+                yield daemon
             return
         if waits:
             raise errors.Unavailable(
@@ -293,7 +311,7 @@ def connected(
             continue
         break
     try:
-        yield opened.client
+        yield opened.transport
     except BaseException:
         with suppress(errors.SnapfsError):  # the first error tells more
             opened.finish(CLOSE_SECONDS_MAX if deadline is not None else None)
@@ -301,21 +319,55 @@ def connected(
     opened.finish(None if deadline is None else max(CLOSE_SECONDS_MAX, deadline - time.monotonic()))
 
 
+def _at(address: str, shown: Shown) -> Transport:
+    """To the daemon at an address."""
+    target = addresses.parse(address)
+    if target.socket is not None:
+        return _local(target, shown)
+    from snapfs.client.channel import GrpcTransport
+    from snapfs.client.credentials import Credentials
+
+    files = shown.complete() if target.tls else shown
+    shows = Credentials(token=shown.token(), ca=files.ca, certificate=files.certificate, key=files.key)
+    return GrpcTransport(target, shows)
+
+
+def _local(target: addresses.Target, shown: Shown) -> LocalTransport:
+    from snapfs.client.credentials import Credentials
+    from snapfs.client.local import LocalTransport
+
+    shows = Credentials(token=shown.token(), ca=shown.ca, certificate=shown.certificate, key=shown.key)
+    return LocalTransport(target, shows)
+
+
 @contextmanager
-def opened(store: str, *, waits: bool = False) -> Iterator[tuple[Place, Client]]:
-    """The place and the client of one command; the options that are not handed over are click's."""
-    place, shown = here(store)
+def opened(store: str, given: Invocation | None = None, *, waits: bool = False) -> Iterator[tuple[Place, Client]]:
+    """The place and the client of one command; ``given`` as in ``here``."""
+    place, shown = here(store, given)
     with connected(place.local, address=place.address, shown=shown, waits=waits) as calls:
         yield place, calls
 
 
-def here(store: str) -> tuple[Place, Shown]:
-    """The place of one command, and what a daemon is shown."""
-    import click
+@contextmanager
+def opened_terse(store: str, given: Invocation | None = None) -> Iterator[tuple[Place, Terse]]:
+    """As ``opened``, with the few calls of ``terse``."""
+    place, shown = here(store, given)
+    with _reached(place.local, place.address, shown, None, waits=False) as transport:
+        from .terse import Terse  # while the daemon answers the connection
 
-    from .options import Invocation
+        calls = Terse(transport)
+        try:
+            yield place, calls
+        finally:
+            calls.close()
 
-    given = click.get_current_context().find_object(Invocation) or Invocation()
+
+def here(store: str, given: Invocation | None = None) -> tuple[Place, Shown]:
+    """The place of one command, and what a daemon is shown; without ``given`` the options are click's."""
+    if given is None:
+        from .options import invocation
+
+        given = invocation()
     place = Place(store, given.address)
     shown = Shown(token_file=given.token_file, ca=given.ca, certificate=given.certificate, key=given.key)
     return place, place.shown(shown)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import output
-from .diff_cmd import print_changes
-from .options import common
+from .options import common, invocation
 
 
 @click.command("status")
@@ -23,12 +21,6 @@ def command(volume: str, store: str, as_json: bool) -> None:
       snap status digits
       snap status digits --json
     """
-    from .session import opened
+    from .verbs import status
 
-    with opened(store) as (place, calls):
-        chosen = place.volume(calls, volume)
-        if not as_json:
-            parent = calls.get_volume(name=chosen).parent
-            base = f"since {output.short_address(parent)}" if parent else "no snapshot yet"
-            output.line(f"{output.quote(chosen)}: {base}")
-        print_changes(calls.status(volume=chosen), as_json=as_json, nothing="no unsaved changes")
+    status(invocation(), volume=volume, store=store, as_json=as_json)

@@ -56,7 +56,8 @@ def plan_read(extents: Sequence[Extent], offset: int, size: int) -> Iterator[Ext
         if extent.offset > at:
             yield Extent(at, extent.offset - at, HOLE, 0)
             at = extent.offset
-        piece = extent.cut(at, end)
+        whole = extent.offset == at and extent.end <= end  # as most are
+        piece = extent if whole else extent.cut(at, end)
         yield piece
         at = piece.end
     if at < end:
@@ -66,21 +67,30 @@ def plan_read(extents: Sequence[Extent], offset: int, size: int) -> Iterator[Ext
 def plan_write(old: Sequence[Extent], new: Sequence[Extent], start: int, end: int) -> Plan:
     """[start, end) becomes ``new`` (all inside it; gaps become holes).  ``old``: what overlaps [start, end)."""
     puts: list[Extent] = []
-    covered = sum(extent.length for extent in new)
+    gone: list[Extent] = []
+    covered = 0
     for extent in old:
-        if extent.end <= start or extent.offset >= end:
+        offset, length, block, block_offset = extent
+        last = offset + length
+        if last <= start or offset >= end:
             continue
-        covered -= extent.length
-        if extent.offset < start:
-            puts.append(extent.cut(extent.offset, start))
-        if extent.end > end:
-            puts.append(extent.cut(end, extent.end))
-    covered += sum(extent.length for extent in puts)
+        gone.append(extent)
+        covered -= length
+        if offset < start:
+            puts.append(Extent(offset, start - offset, block, block_offset))
+            covered += start - offset
+        if last > end:
+            puts.append(Extent(end, last - end, block, block_offset + end - offset))
+            covered += last - end
+    for extent in new:
+        covered += extent.length
     puts.extend(new)
     puts.sort()
+    if not gone:
+        return Plan(puts, [], covered)
     kept = {extent.offset for extent in puts}
-    deletes = [e.offset for e in old if e.offset not in kept and e.end > start and e.offset < end]
-    same = set(old).intersection(puts)
+    deletes = [extent.offset for extent in gone if extent.offset not in kept]
+    same = set(gone).intersection(puts)
     return Plan([extent for extent in puts if extent not in same] if same else puts, deletes, covered)
 
 

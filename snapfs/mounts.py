@@ -9,14 +9,11 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from snapfs.errors import Busy, IOFailure, NotFound, NotPermitted, Unavailable
 
@@ -30,11 +27,9 @@ _FUSERMOUNT_SECONDS: Final = 30
 _HOLDERS_SHOWN: Final = 3
 
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of the table."""
 
     mountpoint: Path
@@ -43,6 +38,14 @@ class Mount:
     type: str
     device: str
     """``major:minor``."""
+
+
+def _umount2(mountpoint: Path, flags: int) -> int:
+    """umount(2); 0, or its errno."""
+    import ctypes  # commands look at mounts and hardly ever unmount one
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    return ctypes.get_errno() if libc.umount2(os.fsencode(mountpoint), flags) else 0
 
 
 def _unescape(field: bytes) -> str:
@@ -96,9 +99,10 @@ def abort(mount: Mount) -> None:
     """
     if mount not in table():
         return
-    if _libc.umount2(os.fsencode(mount.mountpoint), _MNT_FORCE | _UMOUNT_NOFOLLOW) == 0:
+    number = _umount2(mount.mountpoint, _MNT_FORCE | _UMOUNT_NOFOLLOW)
+    if number == 0:
         return
-    if ctypes.get_errno() != errno.EPERM:  # in use: the connection has ended all the same; or just gone
+    if number != errno.EPERM:  # in use: the connection has ended all the same; or just gone
         return
     # Not root: the owner of a mount may end its connection here (where fusectl is mounted).
     with contextlib.suppress(OSError):
@@ -122,10 +126,9 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
         NotFound: nothing is mounted there.
         NotPermitted, Unavailable, IOFailure: as the kernel or fusermount3 says.
     """
-    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-    if _libc.umount2(os.fsencode(mountpoint), flags) == 0:
+    number = _umount2(mountpoint, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
+    if number == 0:
         return
-    number = ctypes.get_errno()
     if number == errno.EPERM:
         _fusermount(mountpoint, lazy=lazy)
     elif number == errno.EBUSY:
@@ -137,6 +140,8 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
 
 def _fusermount(mountpoint: Path, *, lazy: bool) -> None:
+    import subprocess
+
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
     try:
         done = subprocess.run(

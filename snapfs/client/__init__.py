@@ -61,7 +61,8 @@ def connect(
         Invalid, NotFound, NotPermitted: a bad address, or files that cannot be used.
     """
     from snapfs.client.blocking.client import Client
-    from snapfs.client.channel import Credentials, GrpcTransport
+    from snapfs.client.channel import GrpcTransport
+    from snapfs.client.credentials import Credentials
 
     credentials = Credentials(token=token, ca=ca, certificate=certificate, key=key)
     return Client(GrpcTransport(parse(address), credentials), timeout_seconds=timeout_seconds, deadline=deadline)
@@ -79,7 +80,8 @@ def aconnect(
 ) -> AsyncClient:
     """As ``connect``, for asyncio: call it while the loop runs."""
     from snapfs.client.aio.client import AsyncClient
-    from snapfs.client.channel import AsyncGrpcTransport, Credentials
+    from snapfs.client.channel import AsyncGrpcTransport
+    from snapfs.client.credentials import Credentials
 
     credentials = Credentials(token=token, ca=ca, certificate=certificate, key=key)
     transport = AsyncGrpcTransport(parse(address), credentials)

@@ -155,26 +155,39 @@ def plain(path: Path) -> bool:
     return len(raw) <= SOCKET_PATH_BYTES_MAX and _PLAIN_PATH.fullmatch(raw) is not None
 
 
-def listens(path: Path) -> bool:
-    """Whether somebody accepts connections at the unix socket; a socket that nobody serves any more does not count.
+def dial(path: Path, *, seconds_max: float = PROBE_SECONDS_MAX) -> socket.socket | None:
+    """A connection to the unix socket; None if nobody accepts any there (a socket that nobody serves any more does not
+    count).
 
     Raises:
         NotPermitted: it is another user's.
         Unavailable: its queue of new clients stays full.
     """
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        probe.settimeout(PROBE_SECONDS_MAX)
+        connected.settimeout(seconds_max)
         with short_path(path) as name:
-            probe.connect(name)
-    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            connected.connect(name)
+    except BaseException as error:
+        connected.close()
+        if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionRefusedError):
+            return None
+        if isinstance(error, PermissionError):
+            raise errors.NotPermitted(f"no permission to use the daemon's socket {path}") from None
+        if isinstance(error, TimeoutError | BlockingIOError):
+            told = f"the daemon at {path} does not answer"
+            raise errors.Unavailable(told, hint="is it stopped or overloaded?") from None
+        if isinstance(error, OSError):
+            told = f"cannot reach the daemon at {path}: {error.strerror or error}"
+            raise errors.Unavailable(told) from None
+        raise
+    return connected
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections at the unix socket.  Raises as ``dial``."""
+    connected = dial(path)
+    if connected is None:
         return False
-    except PermissionError:
-        raise errors.NotPermitted(f"no permission to use the daemon's socket {path}") from None
-    except (TimeoutError, BlockingIOError):
-        raise errors.Unavailable(f"the daemon at {path} does not answer", hint="is it stopped or overloaded?") from None
-    except OSError as error:
-        raise errors.Unavailable(f"cannot reach the daemon at {path}: {error.strerror}") from None
-    finally:
-        probe.close()
+    connected.close()
     return True

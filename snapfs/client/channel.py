@@ -5,7 +5,6 @@ Invariants:
 - Nobody waits for a daemon that is not there or not alive: connecting is bounded, and while a call runs the
   connection is probed (keepalive), so that a call without a deadline ends when its daemon does.
 - The environment has no say: no proxy, no default certificate but the system's.
-- The owner's secret is read anew for each call: a daemon that was started again has another.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from google.protobuf.message import Message
 from snapfs import errors
 from snapfs.client import addresses
 from snapfs.client.addresses import Target
+from snapfs.client.credentials import Credentials
+from snapfs.client.limits import (
+    CONNECT_MILLISECONDS_MAX,
+    KEEPALIVE_MILLISECONDS,
+    KEEPALIVE_TIMEOUT_MILLISECONDS,
+    RESPONSE_BYTES_MAX,
+)
 from snapfs.rpc import status
 from snapfs.rpc.library import grpc
 
 M = TypeVar("M", bound=Message)
 
-CONNECT_MILLISECONDS_MAX: Final = 5_000
-"""For a connection to be usable: a daemon that is stopped accepts and says nothing."""
 RECONNECT_MILLISECONDS: Final = 100
 """After a failed attempt calls fail at once until the next: a daemon that is back should not be missed for long."""
 RECONNECT_MILLISECONDS_MAX: Final = 1000
-KEEPALIVE_MILLISECONDS: Final = 20_000
-"""A call that waits this long probes whether the daemon lives."""
-KEEPALIVE_TIMEOUT_MILLISECONDS: Final = 10_000
-RESPONSE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""A page of 1,000 snapshots with large notes is the largest answer."""
 
 _CUT_OFF: Final = ("Socket closed", "Broken pipe", "Connection reset")
 _SILENCE: Final = ("timed out", "timeout", "settings", "handshake read failed (endpoint closing)")
@@ -58,30 +57,8 @@ _LOCAL_OPTIONS: Final = (
 )
 
 
-class Credentials:
-    """What a client shows a daemon.
-
-    Args:
-        token: secret of a token; empty for none.
-        ca: file of the certificates that a daemon's must descend from; None for the system's.
-        certificate, key: files of the client's own certificate chain and key.
-    """
-
-    def __init__(
-        self,
-        *,
-        token: str = "",
-        ca: str | os.PathLike[str] | None = None,
-        certificate: str | os.PathLike[str] | None = None,
-        key: str | os.PathLike[str] | None = None,
-    ) -> None:
-        if bool(certificate) != bool(key):
-            raise errors.Invalid("a client's certificate and its key go together", hint="name both files")
-        self.token = addresses.checked_secret(token) if token else ""
-        self.ca, self.certificate, self.key = ca, certificate, key
-
-    def of_channel(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(_content(self.ca), _content(self.key), _content(self.certificate))
+def _of_channel(shown: Credentials) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(_content(shown.ca), _content(shown.key), _content(shown.certificate))
 
 
 def _content(path: str | os.PathLike[str] | None) -> bytes | None:
@@ -99,8 +76,7 @@ class _Connection:
     """What both kinds of transport share: the channel's making, metadata, errors."""
 
     def __init__(self, target: Target, credentials: Credentials) -> None:
-        if not target.tls and (credentials.ca or credentials.certificate):
-            raise errors.Invalid(f"{target.shown} is reached without TLS: certificates have no use there")
+        credentials.check(target)
         self._target = target
         self._credentials = credentials
         self._directory = -1
@@ -115,18 +91,7 @@ class _Connection:
         return [*_OPTIONS, *(_LOCAL_OPTIONS if self._target.socket is not None else _REMOTE_OPTIONS)]
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        token = self._credentials.token or self._owner()
-        sent = ((status.API_KEY, status.API_NUMBER),)
-        return (*sent, ("authorization", f"Bearer {token}")) if token else sent
-
-    def _owner(self) -> str:
-        """Empty if the store is not ours to read: who reaches the socket all the same is known by that."""
-        if self._target.owner is None:
-            return ""
-        try:
-            return addresses.read_secret(self._target.owner)
-        except errors.SnapfsError:
-            return ""
+        return self._credentials.metadata(self._target)
 
     def _error(self, error: grpc.RpcError) -> errors.SnapfsError:
         failed = cast(status.Failed, error)  # what gRPC raises from a call always is
@@ -189,7 +154,7 @@ class GrpcTransport(_Connection):
     def __init__(self, target: Target, credentials: Credentials) -> None:
         super().__init__(target, credentials)
         if target.tls:
-            self._channel = grpc.secure_channel(self._name, credentials.of_channel(), self._options())
+            self._channel = grpc.secure_channel(self._name, _of_channel(credentials), self._options())
         else:
             self._channel = grpc.insecure_channel(self._name, self._options())
 
@@ -225,7 +190,7 @@ class AsyncGrpcTransport(_Connection):
     def __init__(self, target: Target, credentials: Credentials) -> None:
         super().__init__(target, credentials)
         if target.tls:
-            self._channel = grpc.aio.secure_channel(self._name, credentials.of_channel(), self._options())
+            self._channel = grpc.aio.secure_channel(self._name, _of_channel(credentials), self._options())
         else:
             self._channel = grpc.aio.insecure_channel(self._name, self._options())
 

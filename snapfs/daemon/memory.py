@@ -7,6 +7,8 @@ of its own, and in each arena whatever does not lie at its end.  After 12 GB tha
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
 from typing import Any, Final
 
 import trio
@@ -15,7 +17,10 @@ _M_ARENA_MAX: Final = -8
 """Of malloc.h."""
 EVERY_SECONDS: Final = 1.0
 IDLE_BYTES_MAX: Final = 48 * 1024 * 1024
-"""More than this is given back to the host: it takes some milliseconds, and the next stream as many page faults."""
+"""More than this that is resident and not in use is given back to the host: it takes some milliseconds, and the next
+stream as many page faults."""
+
+_STATM_BYTES_MAX: Final = 256
 
 
 class _Mallinfo(ctypes.Structure):
@@ -33,6 +38,8 @@ class Heap:
     """The C library's heap; does nothing where it is not glibc's (2.33 or newer)."""
 
     def __init__(self) -> None:
+        self._statm = -1
+        """Descriptor of /proc/self/statm, while it is looked at."""
         try:
             self._libc: Any = ctypes.CDLL(None)
             self._libc.mallinfo2.restype = _Mallinfo
@@ -50,12 +57,38 @@ class Heap:
         """Kept and not in use, whether or not it was given back."""
         return int(self._libc.mallinfo2().fordblks)
 
+    def other_bytes(self) -> int:
+        """Resident, and not in use by who has it of the C library: what that keeps, and what others have of the host
+        (Python's small objects, stacks).  While ``give_back`` runs."""
+        resident, shared = (int(pages) for pages in os.pread(self._statm, _STATM_BYTES_MAX, 0).split()[1:3])
+        info = self._libc.mallinfo2()
+        return (resident - shared) * mmap.PAGESIZE - int(info.uordblks + info.hblkhd)
+
     async def give_back(self) -> None:
-        """From now on keep no more than a little that is not in use."""
-        given_bytes = 0
-        while self._known:
+        """From now on keep no more than a little that is not in use.
+
+        What was given back still counts as idle until it is used again, and then it is resident again though no more
+        is idle than before: so it is told by what is resident.
+        """
+        if not self._known:
+            return
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # there may be no descriptor left later
+        try:
+            await self._give_back()
+        finally:
+            os.close(self._statm)
+
+    def _trim(self) -> int:
+        """Worker thread; others wait for memory meanwhile.  As ``other_bytes``, of right afterwards: later somebody may
+        have let go of more."""
+        self._libc.malloc_trim(0)
+        return self.other_bytes()
+
+    async def _give_back(self) -> None:
+        others_bytes = self.other_bytes() - self.idle_bytes()
+        while True:
             await trio.sleep(EVERY_SECONDS)
-            # what was given back still counts as idle until it is used again
-            if abs(self.idle_bytes() - given_bytes) > IDLE_BYTES_MAX:
-                await trio.to_thread.run_sync(self._libc.malloc_trim, 0)  # other threads wait for memory meanwhile
-                given_bytes = self.idle_bytes()
+            now_bytes = self.other_bytes()
+            others_bytes = min(others_bytes, now_bytes)
+            if now_bytes - others_bytes > IDLE_BYTES_MAX:
+                others_bytes = await trio.to_thread.run_sync(self._trim)

@@ -132,6 +132,14 @@ def split_extent(subject: bytes) -> tuple[int, int]:
     return fork, offset
 
 
+def offset_of(subject: bytes) -> int:
+    """File offset of an extent."""
+    try:
+        return int(_U64.unpack_from(subject, _EXTENT.size - _U64.size)[0])
+    except struct.error:
+        raise _damaged(subject) from None
+
+
 def versioned(subject: bytes, epoch: int) -> bytes:
     return subject + _pack_u64(INVERT - epoch)
 

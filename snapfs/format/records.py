@@ -34,6 +34,11 @@ def seal(key: bytes, payload: bytes) -> bytes:
     return payload + _pack_crc(crc32(payload, crc32(key)))
 
 
+def seal_nothing(key: bytes) -> bytes:
+    """``seal`` of an empty payload."""
+    return _pack_crc(crc32(key))
+
+
 def unseal(key: bytes, value: bytes) -> bytes:
     """Payload of a value.
 

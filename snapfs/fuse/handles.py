@@ -93,7 +93,8 @@ class Handles:
         return len(self._files)
 
     def is_open(self, node: Node) -> bool:
-        return any(not file.stale for file in self._by_node.get(node, ()))
+        files = self._by_node.get(node)
+        return files is not None and any(not file.stale for file in files)
 
     def keep_unlinked(self, node: Node) -> bool:
         """The engine asks, as the node's last link goes: must it stay for its handles?"""
@@ -106,11 +107,14 @@ class Handles:
         """Whether the node has no links, but handles."""
         return node in self._unlinked
 
-    def outdate(self, node: Node) -> None:
-        """The node's content was replaced: what is open of it is stale."""
-        for file in self._by_node.get(node, ()):
+    def outdate(self, node: Node) -> bool:
+        """The node's content was replaced: what is open of it is stale; whether anything is (or mapped, which keeps it
+        open)."""
+        files = self._by_node.get(node, ())
+        for file in files:
             file.stale = True
         self._unlinked.discard(node)
+        return bool(files)
 
     def written(self) -> list[File]:
         """One writable handle of each node that has one and may have dirty pages in the kernel."""

@@ -8,8 +8,9 @@ Invariants:
   * Nothing here touches the mount on trio's thread: the kernel answers such calls only after we have
     answered it.
   * In the step of the checkout itself the handles of replaced files go stale and their nodes are retired,
-    so no request can mix the two contents.  The kernel then drops the old nodes' pages (which programs may
-    have mapped), and then the names that lead to them.
+    so no request can mix the two contents.  The kernel then drops the old nodes' pages where something is open (which
+    programs may have mapped), and then the names that lead to them: a file that nobody has open goes with its names,
+    pages and all.
   * Nothing is done to what a checkout did not touch: its pages stay warm.
 """
 
@@ -56,9 +57,9 @@ class Outdated:
     tree: Tree
     entries: list[tuple[Ino, bytes]]
     nodes: list[Node] = field(default_factory=list)
-    """Touched nodes that the kernel knows."""
+    """Touched nodes that the kernel knows, of regular files those that are open."""
     replaced: list[Ino] = field(default_factory=list)
-    """The regular files among them."""
+    """Regular files that the kernel knows."""
 
 
 class MountKernel:
@@ -133,10 +134,11 @@ class MountKernel:
         for ino in touched.inodes:
             node = self._nodes.node(tree, ino)
             if self._nodes.is_known(node):
-                outdated.nodes.append(node)
-                if self._nodes.retire(node):
-                    self._handles.outdate(node)
+                replaced = self._nodes.retire(node)
+                if replaced:
                     outdated.replaced.append(ino)
+                if not replaced or self._handles.outdate(node):
+                    outdated.nodes.append(node)
         return outdated
 
     async def refresh(self, outdated: object) -> None:

@@ -84,10 +84,11 @@ class Objects(Operations):
         if self._nodes.is_retired(node):
             raise Stale(f"the content of node {node} was replaced")
 
-    def _current(self, node: Node) -> tuple[Tree, Inode]:
-        """Like ``_object``, with the attributes; Stale also if the inode is gone or was replaced."""
+    def _current(self, node: Node, place: tuple[Tree, Ino] | None = None) -> tuple[Tree, Inode]:
+        """Like ``_object``, with the attributes; Stale also if the inode is gone or was replaced.  ``place``: that of
+        the node, if it is known."""
         self._check_current(node)
-        tree, ino = self._object(node)
+        tree, ino = place or self._object(node)
         try:
             return tree, self._files.getattr(tree.view, ino)
         except NotFound:

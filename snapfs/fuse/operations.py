@@ -56,6 +56,12 @@ _DOT_DOT: Final = 2
 _DOTS: Final = (b".", b"..")
 
 
+def _more_than_times(fields: SetattrFields) -> bool:
+    return bool(
+        fields.update_size or fields.update_mode or fields.update_uid or fields.update_gid or fields.update_atime
+    )
+
+
 class Requests(XattrRequests):
     """The handlers."""
 
@@ -189,9 +195,10 @@ class Requests(XattrRequests):
         gone = self._nodes.unlinked(inode)
         if gone is not None:
             return attributes.of_inode(inode, gone)
-        if self._nodes.place(inode) is None and self._is_virtual(inode):
+        place = self._nodes.place(inode)
+        if place is None and self._is_virtual(inode):
             return self._virtual.attributes(inode)
-        return attributes.of_inode(inode, self._current(inode)[1])
+        return attributes.of_inode(inode, self._current(inode, place)[1])
 
     @request
     def setattr(
@@ -202,6 +209,9 @@ class Requests(XattrRequests):
         gone = self._nodes.unlinked(inode)
         if gone is not None:
             return self._set_unlinked(inode, gone, attr, fields)
+        if fields.update_ctime and fields.update_mtime and not _more_than_times(fields):
+            times = self._files.set_times(tree.view, ino, mtime_ns=attr.st_mtime_ns, ctime_ns=attr.st_ctime_ns)
+            return attributes.of_inode(inode, times)
         changed = self._files.setattr(
             tree.view,
             ino,
@@ -347,4 +357,4 @@ class Requests(XattrRequests):
 
     @waiting_request
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._lake.commit()
+        await self._lake.persist()

@@ -18,9 +18,12 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from snapfs import api, errors
+from snapfs import errors
+
+if TYPE_CHECKING:
+    from snapfs import api
 
 GIT_SECONDS_MAX: Final = 15.0
 """For one run of git: a status of a very large work tree takes seconds, a hang is for ever."""
@@ -82,6 +85,17 @@ class Binding(NamedTuple):
     @property
     def complete(self) -> bool:
         return bool(self.volume and (self.store or self.address))
+
+
+class Facts(NamedTuple):
+    """What a snapshot records of a commit; each as in ``snapfs.api.GitCommit``, which commands need not import."""
+
+    commit: str
+    branch: str
+    subject: str
+    author: str
+    remote: str
+    dirty: bool
 
 
 class WorkState(NamedTuple):
@@ -307,17 +321,11 @@ class Repository:
 
     def facts(self, commit: Commit, *, work: WorkState | None = None) -> api.GitCommit:
         """What a snapshot of ``commit`` records; ``work`` defaults to the present state of the work tree."""
-        state = self.work_state if work is None else work
-        return api.GitCommit(
-            commit=commit.id,
-            branch=state.branch,
-            subject=commit.subject,
-            author=commit.author,
-            remote=self._remote(state.branch),
-            dirty=state.dirty,
-        )
+        from snapfs import api
 
-    def facts_of(self, revision: str = "HEAD", *, branch: str = "") -> api.GitCommit:
+        return api.GitCommit(**self._facts(commit, self.work_state if work is None else work)._asdict())
+
+    def facts_of(self, revision: str = "HEAD", *, branch: str = "") -> Facts:
         """Facts of the commit that ``revision`` names.
 
         Args:
@@ -326,8 +334,16 @@ class Repository:
         Raises:
             NotFound: it names none.
         """
-        (commit,) = self._log(["-1", self.resolve(revision), "--"])
-        return self.facts(commit, work=self.work_state._replace(branch=branch) if branch else None)
+        # HEAD is what it nearly always is, and needs no further run of git
+        found = self._log(["-1", "HEAD" if revision == "HEAD" else self.resolve(revision), "--"])
+        if not found:
+            found = self._log(["-1", self.resolve(revision), "--"])  # tells what is wrong
+        state = self.work_state
+        return self._facts(found[0], state._replace(branch=branch) if branch else state)
+
+    def _facts(self, commit: Commit, state: WorkState) -> Facts:
+        remote = self._remote(state.branch)
+        return Facts(commit.id, state.branch, commit.subject, commit.author, remote, state.dirty)
 
     def _remote(self, branch: str) -> str:
         name = self.config.get(f"branch.{branch}.remote", "origin")

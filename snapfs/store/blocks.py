@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from typing import Final
 
 import msgspec
-import zstandard
-from blake3 import blake3
 
 from snapfs.errors import Corrupt
 from snapfs.format import keys, records
@@ -33,13 +31,15 @@ from snapfs.store import places
 from snapfs.store.disk import Disk
 from snapfs.store.emptied import Emptied
 from snapfs.store.index import Index, Reading, items
-from snapfs.store.packing import COMPRESS_BYTES_MIN as COMPRESS_BYTES_MIN
 from snapfs.store.packing import ZSTD_LEVEL as ZSTD_LEVEL
 from snapfs.store.packing import Bytes as Bytes
 from snapfs.store.packing import Packed as Packed
 from snapfs.store.packing import Packer
 from snapfs.store.segments import Segments, _File
 from snapfs.store.space import COUNTERS, Space
+from snapfs.store.unpacking import digest as digest
+from snapfs.store.unpacking import mismatch as mismatch
+from snapfs.store.unpacking import unpack as unpack
 from snapfs.types import BlockId, Ino, SegmentId
 
 CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -67,10 +67,6 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """Its key in ``freed``."""
 
 
-def digest(data: Bytes) -> bytes:
-    return blake3(data).digest()
-
-
 class Blocks:
     def __init__(self, index: Index, segments: Segments, disk: Disk, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._index = index
@@ -82,10 +78,10 @@ class Blocks:
             SegmentId(keys.from_u64(key)): records.decode_segment(payload) for key, payload in items(index, "segments")
         }
         self._touched: set[SegmentId] = set()
+        self._placed = False  # blocks got entries since the last commit
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cache_bytes = 0
-        self.cache_hits = 0
-        self.cache_misses = 0
+        self.cache_hits = self.cache_misses = 0
         self._pins: Counter[int] = Counter()
         self._frontiers: list[places.Frontier] = []
         """Where segments ended when those began that place blocks now."""
@@ -98,6 +94,7 @@ class Blocks:
         )
         self._counters_dirty = False
         index.before_commit.append(self._before_commit)
+        index.before_publish.append(self._before_publish)
 
     # -- writing
 
@@ -146,8 +143,12 @@ class Blocks:
         return min(self._frontiers, default=self.segments.position)
 
     def add(self, placed: Placed) -> BlockId:
-        """Give a placed block its entry, as yet without references."""
-        block = BlockId(self._next)
+        """Give a placed block its entry, as yet without references; the block that is known by its hash, if one is by
+        now."""
+        block, number = BlockId(self._next), keys.u64(self._next)
+        # A seal's bytes are never shared with a file's.
+        if placed.kind == fmt.DATA and not self._index.put_new("dedup", placed.hash, number):
+            return self.known(placed.hash)
         self._next += 1
         self._counters_dirty = True
         entry = Block(
@@ -155,10 +156,9 @@ class Blocks:
             placed.codec, placed.kind, placed.hash, 0,
         )  # fmt: skip
         self._fresh[block] = entry
-        self._index.put("places", places.key(placed.segment, placed.offset), keys.u64(block))
-        if placed.kind == fmt.DATA:  # a seal's bytes are never shared with a file's
-            self._index.put("dedup", placed.hash, keys.u64(block))
-        self._account(entry, +1)
+        self._index.put("places", places.key(placed.segment, placed.offset), number)
+        self.space.count(entry)
+        self._occupy(entry, +1)
         return block
 
     def adjust(
@@ -185,9 +185,10 @@ class Blocks:
         if refs < 0:
             raise Corrupt(f"block {block}: more references dropped than it has", hint="run: snap fsck")
         ino, offset = home if home is not None and home[1] >= 0 else (entry.home_ino, entry.home_offset)
-        entry = msgspec.structs.replace(
-            entry, refs=refs, account=entry.account if account is None else account, home_ino=ino, home_offset=offset
-        )
+        entry = Block(
+            entry.segment, entry.offset, entry.stored_bytes, entry.raw_bytes, entry.codec, entry.kind, entry.hash,
+            refs, entry.account if account is None else account, ino, offset,
+        )  # fmt: skip
         self._index.put("blocks", keys.u64(block), records.encode_block(entry))
         self._fresh.pop(block, None)
         if refs == 0:
@@ -214,16 +215,16 @@ class Blocks:
         self._index.delete("freed", draft.waiting)
         return draft.block
 
-    def _account(self, entry: Block, sign: int) -> None:
+    def _discount(self, entry: Block) -> None:
         if entry.lost:
             return
-        self.space.count(entry, sign)
+        self.space.count(entry, -1)
         try:
-            if sign < 0 and min(self.space.counters().values()) < 0:
+            if min(self.space.counters().values()) < 0:
                 raise Corrupt("the store counts fewer bytes than it has", hint="run: snap fsck")
-            self._occupy(entry, sign)
+            self._occupy(entry, -1)
         except Corrupt:
-            self.space.count(entry, -sign)
+            self.space.count(entry)
             raise
         self._counters_dirty = True
 
@@ -235,6 +236,7 @@ class Blocks:
             raise Corrupt(f"segment {entry.segment} counts fewer bytes than it has", hint="run: snap fsck")
         self._live[entry.segment] = (max(end, entry.offset + size), live + sign * size)
         self._touched.add(entry.segment)
+        self._placed = True
 
     def _put_fresh(self) -> None:
         while self._fresh:
@@ -243,9 +245,6 @@ class Blocks:
 
     def _before_commit(self) -> None:
         self._put_fresh()
-        if self.segments.unsynced and self._touched:
-            # Small: the caller has just synced in a worker; this is what came since.
-            self.segments.sync()
         for segment in self._touched:
             if segment in self._live:
                 self._index.put("segments", keys.u64(segment), records.encode_segment(*self._live[segment]))
@@ -256,6 +255,11 @@ class Blocks:
             for name, value in {"next_block": self._next, **self.space.counters()}.items():
                 self._index.put("meta", name.encode(), value.to_bytes(8, "little"))
             self._counters_dirty = False
+
+    def _before_publish(self) -> None:
+        if self.segments.unsynced and self._placed:  # little: the caller has just synced in a worker
+            self.segments.sync()
+        self._placed = False
 
     # -- reading
 
@@ -361,7 +365,7 @@ class Blocks:
 
     def forget(self, key: bytes, block: BlockId, entry: Block) -> None:
         """The space of a block without references was given back; ``key`` is that in ``freed``."""
-        self._account(entry, -1)
+        self._discount(entry)
         self._index.delete("freed", key)
         self._index.delete("blocks", keys.u64(block))
         if not entry.lost:
@@ -414,30 +418,3 @@ class Blocks:
         self._index.put("places", places.key(new.segment, new.offset), keys.u64(block))
         self.emptied.note(block, entry)
         return True
-
-
-def unpack(block: BlockId, entry: Block, stored: bytes) -> bytes:
-    """Raw bytes of a stored block.
-
-    Raises:
-        Corrupt: they do not match the hash.
-    """
-    raw: bytes | None = stored
-    if entry.codec == records.CODEC_ZSTD:
-        try:  # a frame says how much it becomes, and the library believes it: it could ask for all memory
-            sound = zstandard.frame_content_size(stored) == entry.raw_bytes
-            raw = zstandard.ZstdDecompressor().decompress(stored) if sound else None
-        except zstandard.ZstdError:
-            raw = None
-    elif entry.codec != records.CODEC_RAW:
-        raw = None
-    if raw is None or len(raw) != entry.raw_bytes or digest(raw) != entry.hash:
-        raise mismatch(block, entry)
-    return raw
-
-
-def mismatch(block: BlockId, entry: Block) -> Corrupt:
-    return Corrupt(
-        f"block {block} (segment {entry.segment}, offset {entry.offset}) does not match its hash",
-        hint="run: snap fsck",
-    )

@@ -29,10 +29,14 @@ _STAGING_BYTES: Final = 4 * 1024 * 1024
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
 _AT_FDCWD: Final = -100
+_CACHESTAT: Final = 451
+"""System call of Linux 6.5, the same on all machines."""
 _RENAME_EXCHANGE: Final = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint]
+_libc.syscall.restype = ctypes.c_long
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -122,6 +126,27 @@ class Disk:
             return os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
         except OSError:
             return 0
+
+    def is_cached(self, fd: int, offset: int, size: int) -> bool:
+        """Whether the page cache has all of a range; false if the kernel does not tell."""
+        span, found = (ctypes.c_uint64 * 2)(offset, size), (ctypes.c_uint64 * 5)()
+        if _libc.syscall(_CACHESTAT, fd, span, found, 0) != 0:
+            return False
+        return bool(found[0] >= (offset + size - 1) // PAGE_BYTES - offset // PAGE_BYTES + 1)
+
+    def pread_direct(self, what: str, fd: int, buffer: memoryview, offset: int) -> int:
+        """Fill a buffer past the page cache; bytes read.  It begins at a page's beginning, and so does its place in the
+        file.  Fewer at the end of the file, where the disk cannot read, and where the host cannot do it at all."""
+        try:
+            direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return 0
+        try:
+            return os.preadv(direct, [buffer], offset)
+        except OSError:
+            return 0
+        finally:
+            os.close(direct)
 
     def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
         """Bytes of a file as the disk has them: past the page cache, where its file system can do that.  May be short

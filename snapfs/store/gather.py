@@ -1,37 +1,42 @@
-"""Bytes of many blocks into one buffer: what lies side by side in a segment by one call, each block to its place.
+"""Bytes of many blocks into one buffer: what lies near each other in a segment by one call, each block to its place.
 
 Invariants:
   * Bytes that do not match their block's hash are never left in a buffer that is returned.
   * Touches no index and no cache: runs in any thread.
+  * A block that does not come rightly with its neighbours (an error of the disk, an early end, other bytes than were
+    written) is read once more, alone and through the page cache: that answer counts.  So a bad sector between blocks
+    harms none of them, and what goes past the page cache changes no answer.
 """
 
 from __future__ import annotations
 
+import mmap
 import sys
 from typing import Final, NamedTuple
 
-from snapfs.errors import IOFailure
+from snapfs.errors import Corrupt, IOFailure
 from snapfs.format import records
 from snapfs.format import segments as fmt
 from snapfs.format.records import Block
-from snapfs.store.blocks import digest, mismatch, unpack
 from snapfs.store.disk import Disk
 from snapfs.store.segments import _File
-from snapfs.types import BlockId
+from snapfs.store.unpacking import digest, mismatch, unpack
+from snapfs.types import PAGE_BYTES, BlockId
 
-GAP_BYTES_MAX: Final = 4096
-"""Bytes between two blocks that are read along rather than by a second call."""
+GAP_BYTES_MAX: Final = 16 * 1024
+"""Bytes between two records that are read along rather than by a second call."""
 
-RUN_BLOCKS_MAX: Final = 500
-"""Two buffers each in one preadv: below Linux's IOV_MAX of 1,024."""
+RUN_BYTES_MAX: Final = 2 * 1024 * 1024 - 2 * PAGE_BYTES
+"""Read by one call: more than the kernel's largest request and the rest of the blocks at its ends.  With what else is
+in its first and last page it fits into a staging buffer."""
 
+DIRECT_BYTES_MIN: Final = 256 * 1024
+"""What is read by one call, and not in the page cache, goes past it from here on.  The kernel keeps a stream as the
+file's pages above us; a second copy costs more time than all else that is done with it, and puts other files out of
+memory."""
 
-class Piece(NamedTuple):
-    """``length`` bytes of a block from ``start`` on belong at ``at`` of the buffer."""
-
-    start: int
-    length: int
-    at: int
+Piece = tuple[int, int, int]
+"""(start, length, at): so many bytes of a block from ``start`` on belong at ``at`` of the buffer."""
 
 
 class Wanted(NamedTuple):
@@ -42,68 +47,53 @@ class Wanted(NamedTuple):
     entry: Block
     pieces: list[Piece]
 
-    @property
-    def whole(self) -> bool:
-        """Its stored bytes are just what is needed, at one place."""
-        entry = self.entry
-        return (
-            entry.codec == records.CODEC_RAW
-            and entry.stored_bytes == entry.raw_bytes
-            and len(self.pieces) == 1
-            and self.pieces[0].length == entry.raw_bytes
-        )
 
-    @property
-    def offset(self) -> int:
-        """Of its stored bytes in the segment."""
-        return self.entry.offset + fmt.BLOCK_HEADER_BYTES
+Rest = list[tuple[BlockId, bytes]]
+"""(block, its raw bytes)."""
 
 
-def gather(
-    disk: Disk, wanted: list[Wanted], buffer: bytearray, *, wait: bool = True
-) -> list[tuple[BlockId, bytes]] | None:
+def gather(disk: Disk, wanted: list[Wanted], buffer: bytearray, *, wait: bool = True) -> Rest | None:
     """Fill a buffer with pieces of blocks, each of which is verified.
 
     Args:
         wait: false: give up, with anything in the buffer, if the page cache lacks some of it.
 
     Returns:
-        (block, its raw bytes) of those that only a part was taken of; None if it gave up.
+        The blocks that only a part was taken of, or that were unpacked; None if it gave up.
 
     Raises:
         Corrupt: a segment does not hold what was written.
         IOFailure: the disk refused.
     """
-    rest: list[tuple[BlockId, bytes]] = []
-    with memoryview(buffer) as view:
-        for run in _runs(wanted):
-            stored = _read(disk, run, view, wait)
-            if stored is None:
-                return None
-            for one, data in zip(run, stored, strict=True):
-                if isinstance(data, memoryview):
-                    if digest(data) != one.entry.hash:
-                        raise mismatch(one.block, one.entry)
-                else:
-                    raw = unpack(one.block, one.entry, data)
-                    for piece in one.pieces:
-                        view[piece.at : piece.at + piece.length] = raw[piece.start : piece.start + piece.length]
-                    rest.append((one.block, raw))
+    rest: Rest = []
+    try:
+        staging = _staging.pop()
+    except IndexError:
+        staging = memoryview(mmap.mmap(-1, RUN_BYTES_MAX + 2 * PAGE_BYTES))
+    try:
+        with memoryview(buffer) as view:
+            for run in [wanted] if len(wanted) == 1 else _runs(wanted):
+                if not _fill(disk, run, view, staging, wait, rest):
+                    return None
+    finally:
+        if len(_staging) < _STAGING_MAX:
+            _staging.append(staging)
     return rest
 
 
 def _runs(wanted: list[Wanted]) -> list[list[Wanted]]:
     """Grouped by what lies near each other in a segment, by offset."""
     runs: list[list[Wanted]] = []
-    end = segment = 0
+    segment = end = limit = 0
     for one in sorted(wanted, key=_place):
         entry = one.entry
-        near = entry.segment == segment and 0 <= one.offset - end <= GAP_BYTES_MAX
-        if near and len(runs[-1]) < RUN_BLOCKS_MAX:
+        offset, last = entry.offset, entry.offset + entry.stored_bytes
+        if entry.segment == segment and offset <= end + GAP_BYTES_MAX and last <= limit:
             runs[-1].append(one)
         else:
             runs.append([one])
-        segment, end = entry.segment, one.offset + entry.stored_bytes
+            segment, limit = entry.segment, offset + RUN_BYTES_MAX
+        end = last
     return runs
 
 
@@ -111,54 +101,87 @@ def _place(one: Wanted) -> tuple[int, int]:
     return one.entry.segment, one.entry.offset
 
 
-def _read(disk: Disk, run: list[Wanted], view: memoryview, wait: bool) -> list[memoryview | bytes] | None:
-    """Stored bytes of each block of a run: a part of ``view`` where that is their place."""
-    parts: list[memoryview | bytearray] = []
-    targets: list[memoryview | bytearray] = []
-    start = end = run[0].offset
+def _fill(disk: Disk, run: list[Wanted], view: memoryview, staging: memoryview, wait: bool, rest: Rest) -> bool:
+    """As ``gather``, of a run.  False if it gave up."""
+    fd, first, last = run[0].file.fd, run[0].entry.offset, run[-1].entry
+    start, size = first + fmt.BLOCK_HEADER_BYTES, last.offset + last.stored_bytes - first
+    if not wait:
+        span = staging[:size]
+        if disk.preadv_cached(fd, [span], start) < size:
+            return False
+    elif size >= DIRECT_BYTES_MIN and not disk.is_cached(fd, start, size):
+        span = _past_the_cache(disk, fd, start, size, staging)
+    else:
+        span = staging[: _count(disk, fd, start, staging[:size])]
     for one in run:
-        if one.offset > end:
-            parts.append(memoryview(_SINK)[: one.offset - end])
-        if one.whole:
-            at = one.pieces[0].at
-            targets.append(view[at : at + one.entry.raw_bytes])
-        else:
-            targets.append(bytearray(one.entry.stored_bytes))
-        parts.append(targets[-1])
-        end = one.offset + one.entry.stored_bytes
-    if wait:
-        if len(run) == 1:
-            _read_all(disk, run[0], memoryview(targets[0]))
-        elif _count(disk, run[0], parts) < end - start:  # at what the disk cannot read: perhaps a gap
-            return [data for one in run for data in _read(disk, [one], view, wait) or ()]
-    elif disk.preadv_cached(run[0].file.fd, parts, start) < end - start:
-        return None
-    return [target if isinstance(target, memoryview) else bytes(target) for target in targets]
+        at = one.entry.offset - first
+        try:
+            _settle(one, span[at : at + one.entry.stored_bytes], view, rest)
+        except Corrupt:
+            if not wait:
+                raise
+            _settle(one, _alone(disk, one), view, rest)
+    return True
 
 
-def _count(disk: Disk, first: Wanted, parts: list[memoryview | bytearray]) -> int:
+def _settle(one: Wanted, stored: memoryview, view: memoryview, rest: Rest) -> None:
+    """Check a block's stored bytes, and lay its pieces where they belong.
+
+    Raises:
+        Corrupt: they are not what was written.
+    """
+    entry, pieces = one.entry, one.pieces
+    raw: memoryview | bytes = stored
+    if entry.codec != records.CODEC_RAW:
+        raw = unpack(one.block, entry, stored)
+        rest.append((one.block, raw))
+    elif len(stored) != entry.raw_bytes or digest(stored) != entry.hash:
+        raise mismatch(one.block, entry)
+    elif len(pieces) > 1 or pieces[0][1] != entry.raw_bytes:
+        raw = bytes(stored)
+        rest.append((one.block, raw))
+    for start, length, at in pieces:
+        view[at : at + length] = raw[start : start + length]
+
+
+def _past_the_cache(disk: Disk, fd: int, start: int, size: int, staging: memoryview) -> memoryview:
+    """Bytes from ``start`` on, as many as came."""
+    first = start // PAGE_BYTES * PAGE_BYTES
+    end = -(-(start + size) // PAGE_BYTES) * PAGE_BYTES
+    count = disk.pread_direct("segment.read", fd, staging[: end - first], first)
+    return staging[start - first : count]
+
+
+def _count(disk: Disk, fd: int, start: int, span: memoryview) -> int:
     """Bytes that could be read.  The kernel tells of an error only who begins with it: else the answer is short."""
     try:
-        return disk.preadv("segment.read", first.file.fd, parts, first.offset)
+        return disk.preadv("segment.read", fd, [span], start)
     except IOFailure:
         return 0
 
 
-def _read_all(disk: Disk, one: Wanted, target: memoryview) -> None:
-    """Raises:
-    Corrupt: the segment ends before.
-    IOFailure: the disk refused.
+def _alone(disk: Disk, one: Wanted) -> memoryview:
+    """The stored bytes of a block.
+
+    Raises:
+        Corrupt: the segment ends before.
+        IOFailure: the disk refused.
     """
-    done = 0
+    target = memoryview(bytearray(one.entry.stored_bytes))
+    start, done = one.entry.offset + fmt.BLOCK_HEADER_BYTES, 0
     while done < len(target):
-        count = disk.preadv("segment.read", one.file.fd, [target[done:]], one.offset + done)
+        count = disk.preadv("segment.read", one.file.fd, [target[done:]], start + done)
         if not count:
             raise mismatch(one.block, one.entry)
         done += count
+    return target
 
 
-_SINK: Final = bytearray(GAP_BYTES_MAX)
-"""Where bytes go that nobody needs, from any thread."""
+_STAGING_MAX: Final = 4
+"""Kept: as many as read at a time, mostly."""
+
+_staging: Final[list[memoryview]] = []
+"""Buffers that nobody uses now, at a page's beginning, as O_DIRECT wants it."""
 
 
 BUFFER_BYTES: Final = 1024 * 1024

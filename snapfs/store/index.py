@@ -5,7 +5,11 @@ Invariants:
     no second cache of dirty metadata.  ``commit`` is the only publish point; ``reader`` sees the last commit.
   * Counters and whatever else lives in memory between commits is written by ``before_commit`` hooks.
   * A commit or a sync that fails poisons the index: what was acknowledged since the last commit is gone, and nothing
-    more may be acknowledged on top of that.  Reads then show the last commit, as they will when it is opened anew.
+    more may be acknowledged on top of that.  Reads then show what is durable (the last commit, with the records of the
+    log on top), as they will when it is opened anew.
+  * Whatever changes a table notes it for the redo log (``redo.pending``), or takes the note away: then nothing but a
+    commit makes it durable.  Who changes one by a cursor leaves it as it was in the end (``store.ordering``).
+  * Opening an index to write first commits what the log has on top of the last commit.
   * LMDB trusts the file that it maps (a truncated one is a SIGBUS), so the file is looked at first (``store.verify``):
     its size and meta pages always, all its pages if they are few; others by a child process, beside the mount.
   * What LMDB finds wrong with the file is ``Corrupt``, never an error of its own.
@@ -53,10 +57,14 @@ from typing import Any, Final
 import lmdb
 
 from snapfs.errors import Corrupt, IOFailure, NoSpace, SnapfsError
-from snapfs.format.records import seal, unseal
-from snapfs.store import verify
-from snapfs.store.copying import copy_table
+from snapfs.format.records import seal, seal_nothing, unseal
+from snapfs.store import redo, verify
+from snapfs.store.copying import copy_index
 from snapfs.store.disk import Disk
+from snapfs.store.environment import MAP_BYTES as MAP_BYTES
+from snapfs.store.environment import READERS_MAX as READERS_MAX
+from snapfs.store.environment import TABLES as TABLES
+from snapfs.store.environment import open_environment
 from snapfs.store.reading import Cursor as Cursor
 from snapfs.store.reading import EngineError as EngineError
 from snapfs.store.reading import Reader as Reader
@@ -64,37 +72,13 @@ from snapfs.store.reading import Reading as Reading
 from snapfs.store.reading import damaged as damaged
 from snapfs.store.reading import items as items
 from snapfs.store.reading import items_backward as items_backward
+from snapfs.store.room import Room
 from snapfs.types import PAGE_BYTES
-
-TABLES: Final = (
-    "tree", "changes", "epochs", "volumes", "snapshots", "names", "commits",
-    "tags", "created", "blocks", "dedup", "freed", "places", "segments", "emptied", "orphans", "reap",
-    "accounts", "account_ids", "aliases", "unaccounted", "trash",
-    "events", "requests", "requests_by_time", "seals", "unsealed", "meta",
-)  # fmt: skip
-
-NUMBERED: Final = ("freed", "emptied")
-"""Tables whose keys begin with a transaction's number."""
-
-MAP_BYTES: Final = 1 << 42
-"""Size of the sparse map (4 TiB): far beyond any real index, so that a put never fails for want of map."""
-
-READERS_MAX: Final = 510
-SPARE_BYTES: Final = 8 * 1024 * 1024
-"""Blocks of the host that the file has ready beyond its last page: for deletions when the disk is full."""
-PUTS_PER_PAGE: Final = 4
-"""That a page takes of a commit, at least where it comes to deletions, which are not held back: seen are 5 to 20."""
-
-GROWTH_BYTES: Final = 1 << 29
-"""More than the pages one transaction may hold dirty (LMDB spills at 131,072 pages)."""
 
 VERIFY_PAGES_MAX: Final = 2048
 """An index of so few pages (8 MiB) is verified whole before it is used: at most about 0.2 s."""
 
 _READER_LINE = re.compile(r"^\s*\d+\s+\S+\s+(\d+)\s*$", re.MULTILINE)
-
-_HOST_ERRORS: Final = (lmdb.ReadonlyError, lmdb.MemoryError, lmdb.DiskError, lmdb.LockError, lmdb.ReadersFullError)
-"""No right to it, no memory, no room: the host's, not the file's."""
 
 
 class _Ended:
@@ -114,7 +98,9 @@ class _Ended:
 class Index:
     """The open index of a store."""
 
-    def __init__(self, path: Path, *, create: bool = False, disk: Disk | None = None) -> None:
+    def __init__(
+        self, path: Path, *, create: bool = False, disk: Disk | None = None, redo_bytes_max: int = redo.LOG_BYTES_MAX
+    ) -> None:  # fmt: skip
         """Raises:
         Corrupt: the file is damaged or missing.
         NotPermitted, IOFailure: it cannot be opened, which says nothing of it.
@@ -125,11 +111,9 @@ class Index:
         """Whether all its pages were looked at before it was mapped."""
         if self.verified and not create:
             verify.check_structure(self._file)
-        self._env, self._tables = _open(path, create=create)
+        self._env, self._tables = open_environment(path, create=create)
         self._witness = path / verify.WITNESS
-        self._file_bytes = 0
-        self._reserved_bytes = 0
-        """The host has set blocks aside for the file up to here."""
+        self._room = Room(self._disk, self._file)
         self._txn: Any = None
         self._writers: dict[str, Cursor] = {}
         """Of the open transaction, by table: a put by a cursor takes a third of one by the transaction, which opens and
@@ -144,14 +128,54 @@ class Index:
         self.after_publish: list[Callable[[], None]] = []
         """After a commit: what it published is durable."""
         self.after_failure: list[Callable[[], None]] = []
-        """Once, when the index stops to take changes; it shows the last commit again."""
+        """Once, when the index stops to take changes; it shows again what is durable."""
+        self.before_publish: list[Callable[[], None]] = []
+        """What else a commit needs that a record of the log does not."""
+        self.redo = redo.Redo(self._disk, path.parent / redo.FILE, redo_bytes_max)
         self._begin()
+        if not create:
+            try:
+                self._carry_on()
+            except BaseException:
+                self.close()
+                raise
 
     def _begin(self) -> None:
         self._txn = self._env.begin(write=True)
         self._writers = {}
         self.dirty = False
         self.puts = 0
+        self.redo.begin(self._name())
+
+    def _name(self) -> bytes:
+        """Of the last commit; none where that cannot be read."""
+        with contextlib.suppress(Corrupt):
+            return self.get("meta", redo.NAME) or b""
+        return b""
+
+    def _carry_on(self) -> None:
+        """Commit what the log has beyond the last commit.
+
+        Raises:
+            NoSpace, IOFailure: the disk refused; it can be tried again.
+        """
+        segments = self.path.parent / "segments"
+        for record in self.redo.records():
+            redo.restore(self._disk, segments, record.pieces)
+            self._apply(record.puts)
+            self.dirty = True
+            self.puts += len(record.puts)
+        self.commit()
+
+    def _apply(self, puts: list[redo.Put]) -> None:
+        try:
+            for table, key, payload in puts:
+                if payload is None:
+                    self._txn.delete(key, db=self._tables[table])
+                else:
+                    self._txn.put(key, seal(key, payload), db=self._tables[table])
+        except lmdb.Error as error:
+            raise damaged(error) from error
 
     @property
     def path(self) -> Path:
@@ -183,12 +207,14 @@ class Index:
         return self._failed
 
     def _fall_back(self) -> None:
-        """Drop the open transaction; from now on read what is published."""
+        """Drop the open transaction; from now on read what is durable."""
         with contextlib.suppress(lmdb.Error):
             self._txn.abort()
         try:
-            self._txn = self._env.begin(write=False)
-        except lmdb.Error:
+            self._txn = self._env.begin(write=bool(self.redo.written))
+            if self._name() == self.redo.name:
+                self._apply(self.redo.written)
+        except (lmdb.Error, SnapfsError):
             self._txn = _Ended(self)
         self.dirty = False
 
@@ -215,6 +241,8 @@ class Index:
             raise self._failed
         self.dirty = True
         self.puts += 1 + len(payload) // PAGE_BYTES
+        if (pending := self.redo.pending) is not None:
+            pending.append((table, key, payload))
         try:
             (self._writers.get(table) or self._writer(table)).put(key, seal(key, payload))
         except lmdb.Error as error:  # the transaction cannot be committed any more
@@ -225,6 +253,7 @@ class Index:
         self.check()
         self.dirty = True
         self.puts += 1
+        self.redo.pending = None
         self._txn.put(key, b"", db=self._tables[table])
 
     def put_new(self, table: str, key: bytes, payload: bytes, listed: str = "", entry: bytes = b"") -> bool:
@@ -237,9 +266,14 @@ class Index:
         try:
             cursor = self._writers.get(table) or self._writer(table)
             added: bool = cursor.put(key, seal(key, payload), True, False)
+            pending = self.redo.pending
+            if added and pending is not None:
+                pending.append((table, key, payload))
+                if listed:
+                    pending.append((listed, entry, b""))
             if added and listed:
                 self.puts += 1
-                (self._writers.get(listed) or self._writer(listed)).put(entry, seal(entry, b""))
+                (self._writers.get(listed) or self._writer(listed)).put(entry, seal_nothing(entry))
             return added
         except lmdb.Error as error:
             raise self.fail(damaged(error)) from error
@@ -253,6 +287,11 @@ class Index:
         try:
             cursor = self._writers.get(table) or self._writer(table)
             deleted: bool = cursor.set_key(key) and cursor.delete()
+            pending = self.redo.pending
+            if pending is not None:
+                pending.append((table, key, None))
+                if listed:
+                    pending.append((listed, entry, None))
             if listed:
                 self.puts += 1
                 cursor = self._writers.get(listed) or self._writer(listed)
@@ -274,6 +313,20 @@ class Index:
         self.check()
         return Reader(self._env, self._tables)
 
+    def record(self, pieces: list[redo.Piece]) -> Callable[[], bool] | None:
+        """What changed since the last record or commit, for the log, with bytes of segments that are not synced.  As
+        ``Redo.take``."""
+        self.check()
+        self._call(self.before_commit)
+        return self.redo.take(pieces) if self.reserve() else None
+
+    def _call(self, hooks: list[Callable[[], None]]) -> None:
+        try:
+            for hook in hooks:
+                hook()
+        except IOFailure as error:  # a sync that failed once must not be tried again as if nothing had happened
+            raise self.fail(error) from error
+
     def commit(self) -> None:
         """Publish, durably.
 
@@ -282,25 +335,22 @@ class Index:
             IOFailure: the disk refused; the index takes no more writes until it is opened anew.
         """
         self.check()
-        try:
-            for hook in self.before_commit:
-                hook()
-        except IOFailure as error:  # a sync that failed once must not be tried again as if nothing had happened
-            raise self.fail(error) from error
+        self._call([*self.before_commit, *self.before_publish])
         if not self.dirty:
             return
-        if not self.reserve() and self._reserved_bytes < self.used_bytes() + self.puts // PUTS_PER_PAGE * PAGE_BYTES:
+        if not self.reserve() and not self._room.is_enough(self.used_bytes(), self.puts):
             raise NoSpace(
                 "the index cannot be committed: the disk is full", hint="free space there; nothing is lost yet"
             )
         try:
-            self._grow_file()
+            self.put("meta", redo.NAME, redo.new_name())
+            self._room.grow(self.used_bytes())
             self._disk.perform("index.commit", self._txn.commit)
             self._begin()
         except (lmdb.Error, OSError, SnapfsError) as error:
             raise self.fail(IOFailure(f"the index could not be committed ({error})")) from error
         self._note()
-        self._trim()
+        self._room.trim(self.used_bytes())
         for hook in (*self.after_commit, *self.after_publish):
             hook()
 
@@ -316,47 +366,8 @@ class Index:
                 os.close(fd)
 
     def reserve(self) -> bool:
-        """Have the host set blocks aside for what the next commit writes: another program may have taken what was free
-        when the work was admitted, and a commit that fails halfway could not be tried again.
-
-        Returns:
-            False if the host has too few: commit soon, while it still fits.
-
-        Raises:
-            IOFailure.
-        """
-        wanted = self.used_bytes() + self.puts * PAGE_BYTES + SPARE_BYTES
-        if self._reserved_bytes < wanted - SPARE_BYTES // 2:
-            try:
-                self._disk.allocate("index.reserve", self._file, self._reserved_bytes, wanted - self._reserved_bytes)
-            except NoSpace:
-                return False
-            self._reserved_bytes = wanted
-        return True
-
-    def _trim(self) -> None:
-        """Give back what was set aside for a large commit and not needed.  Nothing lies there: no page is written
-        before the next commit."""
-        end = self.used_bytes() + SPARE_BYTES
-        if self._reserved_bytes > end + SPARE_BYTES // 8:
-            with contextlib.suppress(SnapfsError):
-                fd = self._disk.open("index.trim", self._file, os.O_WRONLY)
-                try:
-                    self._disk.punch("index.trim", fd, end, self._reserved_bytes - end)
-                finally:
-                    os.close(fd)
-                self._reserved_bytes = end
-
-    def _grow_file(self) -> None:
-        """Keep the (sparse) file ahead of LMDB's last page.
-
-        LMDB counts pages that a transaction took and gave back without writing them, so its file may end
-        before its own last page; then a truncated file could not be told from a sound one.
-        """
-        needed = self.used_bytes() + GROWTH_BYTES
-        if self._file_bytes < needed:
-            self._file_bytes = max(self._file.stat().st_size, needed + GROWTH_BYTES)
-            self._disk.grow("index.grow", self._file, self._file_bytes)
+        """As ``Room.reserve``, for the next commit."""
+        return self._room.reserve(self.used_bytes(), self.puts)
 
     def oldest_reader(self) -> int | None:
         """Transaction that the oldest open reader of any process sees; None without readers."""
@@ -382,19 +393,7 @@ class Index:
         Raises:
             IOFailure: it cannot be written there.
         """
-        try:
-            env, tables = _open(directory, create=True, sync=False)
-            try:
-                with self._env.begin() as source:
-                    for name, table in tables.items():
-                        copy_table(source.cursor(db=self._tables[name]), env, table, renumber=name in NUMBERED)
-                env.sync(True)
-                content = verify.witness(int(env.info()["last_txnid"]))
-            finally:
-                env.close()
-            (directory / verify.WITNESS).write_bytes(content)
-        except (lmdb.Error, OSError) as error:
-            raise IOFailure(f"{directory}: the index cannot be copied ({error})") from error
+        copy_index(self._env, self._tables, directory)
 
     def exchange(self, act: Callable[[], bool]) -> bool:
         """Go on with the same records in another file, if ``act`` put one in the place.  The transaction holds nothing.
@@ -407,13 +406,14 @@ class Index:
         self._env.close()
         try:
             done = act()
-            self._env, self._tables = _open(self.path)
+            self._env, self._tables = open_environment(self.path)
             self._begin()
         except SnapfsError as error:
             with contextlib.suppress(SnapfsError):
-                self._env, self._tables = _open(self.path)
+                self._env, self._tables = open_environment(self.path)
             raise self.fail(error) from error
-        self._file_bytes = self._reserved_bytes = 0
+        self._room = Room(self._disk, self._file)
+        self.redo.pending = None  # the copy bears the same name: the next one is another's
         with contextlib.suppress(SnapfsError):
             self.reserve()
         for hook in self.after_commit:
@@ -426,22 +426,4 @@ class Index:
             self._txn.abort()
             self._txn = None
         self._env.close()
-
-
-def _open(path: Path, *, create: bool = False, sync: bool = True) -> tuple[Any, dict[str, Any]]:
-    """LMDB's environment and its tables.  Raises as ``Index``."""
-    try:
-        env = lmdb.open(
-            os.fsencode(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=READERS_MAX,
-            mode=0o600, create=create, subdir=True, readahead=False, sync=sync,
-        )  # fmt: skip
-        tables = {name: env.open_db(name.encode(), create=create) for name in TABLES}
-        if any(any(table.flags().values()) for table in tables.values()):
-            raise lmdb.CorruptedError("a table has flags that are never set")
-    except _HOST_ERRORS as error:  # which says nothing of the file
-        raise IOFailure(f"{path}: the index cannot be opened ({error})", hint="mend that, and try again") from error
-    except lmdb.Error as error:
-        if type(error) is lmdb.Error:  # an error of the host that LMDB has no name for
-            raise IOFailure(f"{path}: the index cannot be opened ({error})") from error
-        raise Corrupt(f"{path}: the index cannot be opened ({error})", hint=verify.HINT) from error
-    return env, tables
+        self.redo.close()

@@ -19,7 +19,7 @@ import msgspec
 from snapfs.errors import AlreadyExists, Busy, Corrupt, Invalid, NotFound, NotPermitted, Unsupported
 from snapfs.store.disk import Disk, from_os, open_file, read_start
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 MARKER: Final = "FORMAT"
 INDEX: Final = "index"
 SEGMENTS: Final = "segments"

@@ -4,6 +4,8 @@ Invariants:
   * One appender at a time (the caller's lock); appends run in a worker thread, so do syncs and reads.
   * Bytes after a segment's committed end mean nothing; a reopened store appends over them.
   * ``unsynced`` names every segment with bytes that no fdatasync has covered since they were written.
+  * What ``take_noted`` gives and what is synced are together all that was written; so the two do not run at the same
+    time (the caller's lock).
   * ``position`` is where the next append begins, or before: it moves on when an append is done.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,13 @@ from snapfs.types import PAGE_BYTES, SegmentId
 
 SEGMENT_BYTES_MAX: Final = 256 * 1024 * 1024
 """A segment is closed when it passes this: small enough to drop or compact, few enough to open."""
+
+NOTED_BYTES_MAX: Final = 64 * 1024
+NOTED_MAX: Final = 64
+"""Appends, and bytes of each, that are kept in memory until they are synced or in the redo log."""
+
+Noted = tuple[int, int, bytes]
+"""(segment, offset, bytes)."""
 
 OPEN_FILES_MAX: Final = 128
 """Segments open at a time, far below the usual limit of 1,024 descriptors."""
@@ -60,6 +69,10 @@ class Segments:
         self._group: dict[SegmentId, int] | None = None
         """Of appends that are one: where each of their segments ended before."""
         self.unsynced: set[SegmentId] = set()
+        self._noted: deque[Noted] = deque()
+        """What was written since the last sync or ``take_noted``, by whichever thread; what was synced may be there."""
+        self._all_noted = False
+        """All of it that is not synced: it was little, and appended."""
         self.can_punch = True
         """False once the host file system has said that it cannot."""
 
@@ -147,10 +160,29 @@ class Segments:
             try:
                 self._disk.pwrite("segment.append", fd, parts, self._end)
                 self.unsynced.add(self._current)  # after: a sync under way may have missed the bytes
+                self._note(self._current, self._end, parts)
             finally:
                 os.close(fd)
             self._end = offset
         return places
+
+    def _note(self, segment: SegmentId, offset: int, parts: Sequence[Bytes]) -> None:
+        """Bytes were written."""
+        if sum(map(len, parts)) <= NOTED_BYTES_MAX and len(self._noted) < NOTED_MAX:
+            self._noted.append((segment, offset, b"".join(parts)))
+        else:
+            self._all_noted = False
+
+    def take_noted(self) -> list[Noted] | None:
+        """What was written since the last sync or call; None: that is not all noted, so it has to be synced.  It is the
+        caller's to make durable, or to ``forget_noted``."""
+        if not self._all_noted:
+            return None
+        return [self._noted.popleft() for _ in range(len(self._noted))]
+
+    def forget_noted(self) -> None:
+        """What was taken is not durable."""
+        self._all_noted = False
 
     def _give_up(self, ends: dict[SegmentId, int]) -> None:
         """What was written of an append that failed must neither take the space that a commit needs nor stay for ever
@@ -172,6 +204,7 @@ class Segments:
         try:
             self._disk.pwrite("segment.header", fd, [fmt.encode_segment_header(self._uuid, segment)], 0)
             self.unsynced.add(segment)
+            self._all_noted = False
         finally:
             os.close(fd)
         self._next += 1
@@ -193,6 +226,8 @@ class Segments:
             IOFailure: bytes may be lost, whatever the disk said: the kernel drops what it could not write.
             NoSpace, Unavailable: a segment could not even be opened; nothing is lost.
         """
+        self._noted.clear()  # first: what is written from here on may be missed
+        self._all_noted = True
         for segment in sorted(self.unsynced):
             self.unsynced.discard(segment)
             try:
@@ -205,6 +240,7 @@ class Segments:
                     os.close(fd)
             except BaseException:
                 self.unsynced.add(segment)
+                self._all_noted = False
                 raise
 
     def give_back(self, segment: SegmentId, erased: Sequence[int], ranges: Sequence[tuple[int, int]]) -> None:
@@ -219,6 +255,7 @@ class Segments:
             for offset in erased:
                 self._disk.pwrite("segment.erase", fd, [bytes(fmt.BLOCK_HEADER_BYTES)], offset)
                 self.unsynced.add(segment)
+                self._all_noted = False
             for start, end in ranges:
                 if not self.can_punch:
                     return
@@ -234,6 +271,7 @@ class Segments:
             for start, end in gaps:
                 self._disk.pwrite("segment.erase", fd, [bytes(end - start)], start)
                 self.unsynced.add(segment)
+                self._all_noted = False
         finally:
             os.close(fd)
 

@@ -25,6 +25,11 @@ INDEX_FILE: Final = "index/data.mdb"
 WITNESS_FILE: Final = f"index/{WITNESS}"
 
 
+REDO_SYNC: Final = "redo.sync"
+RECORDING: Final = ("redo.append", REDO_SYNC)
+"""What makes a record of the redo log durable; between the two it may be there or not."""
+
+
 class Kind(enum.Enum):
     OPEN = enum.auto()
     READ = enum.auto()
@@ -97,7 +102,7 @@ class CrashingDisk(Disk):
 
     Attributes:
         log: all operations, by number.
-        commits: how many commits of the index were carried out.
+        commits: how many commits of the index, and records of its log, were carried out.
         met: whether the fault was met.
     """
 
@@ -184,8 +189,13 @@ class CrashingDisk(Disk):
     def preadv_cached(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         return 0
 
+    def pread_direct(self, what: str, fd: int, buffer: memoryview, offset: int) -> int:
+        return 0
+
     def sync(self, what: str, fd: int) -> None:
         self._run(Operation(what, Kind.SYNC, self._paths[fd]), lambda: Disk.sync(self, what, fd))
+        if what == REDO_SYNC and not self.suspended:
+            self.commits += 1
 
     def sync_directory(self, what: str, path: Path) -> None:
         operation = Operation(what, Kind.SYNC_DIRECTORY, self._relative(path))

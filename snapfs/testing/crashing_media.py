@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from snapfs.testing.crashing_disk import INDEX_FILE, WITNESS_FILE, Kind, Operation, read_index
+from snapfs.testing.crashing_disk import INDEX_FILE, REDO_SYNC, WITNESS_FILE, Kind, Operation, read_index
 from snapfs.types import PAGE_BYTES
 
 SECTOR_BYTES: Final = 512
@@ -130,6 +130,7 @@ class Media:
                     self._before = None
         elif operation.kind not in (Kind.OPEN, Kind.READ, Kind.ALLOCATE):
             self._apply_content(self.files[operation.path], operation, done)
+            self.commits += operation.name == REDO_SYNC and not operation.failed
 
     @staticmethod
     def _apply_content(file: File, operation: Operation, done: int) -> None:

@@ -50,6 +50,12 @@ class FaultyDisk(Disk):
     def preadv_cached(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         return 0 if self.failing else super().preadv_cached(fd, buffers, offset)
 
+    def pread_direct(self, what: str, fd: int, buffer: memoryview, offset: int) -> int:
+        if self.failing:
+            return 0
+        self.calls[what] += 1
+        return super().pread_direct(what, fd, buffer, offset)
+
     def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
         self._called(what)
         return super().read_direct(what, path, size, offset)

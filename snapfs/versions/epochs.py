@@ -46,6 +46,17 @@ class Chain:
             self.members.remove(epoch)
             del self.order[bisect_left(self.order, epoch)]
 
+    def until(self, last: Epoch) -> Chain:
+        """A chain of its own of the epochs up to this one.  Mostly few are left out, and a set is copied in a third of
+        the time that it takes to make one."""
+        place = bisect_right(self.order, last)
+        if 2 * place < len(self.order):
+            return Chain(self.order[:place])
+        chain = Chain([])
+        chain.order, chain.members = self.order[:place], self.members.copy()
+        chain.members.difference_update(self.order[place:])
+        return chain
+
     def lend(self) -> Chain:
         """The chain as it is, in O(1): an epoch that leaves this one stays in it.  What is appended to this one may be
         seen in it: a path ends before."""
@@ -298,8 +309,9 @@ class Epochs:
             if near is not None and ancestor in near:
                 if ancestor == epoch:
                     return Path(near.chain, epoch)
-                order = near.chain.order
-                chain = Chain(order[: bisect_right(order, ancestor)] + climbed[::-1])
+                chain = near.chain.until(ancestor)
+                for descendant in reversed(climbed):
+                    chain.append(descendant)
                 break
             climbed.append(ancestor)
         else:
@@ -311,7 +323,7 @@ class Epochs:
         """Path of a new child of the path's last epoch."""
         chain = path.chain
         if chain.order[-1] != path.last:
-            chain = Chain(list(path))
+            chain = chain.until(path.last)
             self._chains.add(chain)
         chain.append(epoch)
         return Path(chain, epoch)

@@ -26,7 +26,7 @@ from snapfs.format import keys, records
 from snapfs.format.keys import EPOCH_BYTES, INVERT
 from snapfs.format.records import Inode, unseal
 from snapfs.store.index import Cursor, EngineError, Index, Reading, damaged
-from snapfs.types import Epoch, Ino
+from snapfs.types import Epoch
 from snapfs.versions.epochs import ROOT, View
 
 _STEPS: Final = 3
@@ -112,6 +112,25 @@ class Snapshotted:
         except EngineError as error:
             raise damaged(error) from error
 
+    def last_before(self, view: View, prefix: bytes, start: bytes, stop: bytes) -> Version | None:
+        """The last of the versions that ``scan`` would give."""
+        first = prefix + start
+        try:
+            cursor = self._cursor or self._seeker()
+            found = cursor.prev() if cursor.set_range(prefix + stop) else cursor.last()
+            while found:
+                key = cursor.key()
+                if key < first or not key.startswith(prefix):
+                    return None
+                subject = key[:-EPOCH_BYTES]
+                version = self.find(view, subject)
+                if version is not None and version[1]:
+                    return subject, *version
+                found = cursor.set_range(subject) and cursor.prev()
+        except EngineError as error:
+            raise damaged(error) from error
+        return None
+
     @staticmethod
     def _skip(cursor: Cursor, subject: bytes, epoch: Epoch) -> bool:
         """To the subject's newest version not after the epoch, or to the next subject (ROOT: surely the next)."""
@@ -180,6 +199,8 @@ class Snapshotted:
 _PAST: Final = b"\xff" * EPOCH_BYTES
 """As an inverted epoch: that of ROOT, older than every version."""
 
+_INO_END: Final = EPOCH_BYTES + 8
+"""Of a key of ``changes``."""
 _ATTRIBUTES: Final = bytes((keys.INODE,))
 """A subject's rest behind the inode, of its attributes."""
 
@@ -219,8 +240,11 @@ class Keyspace(Snapshotted):
 
     def put(self, view: View, subject: bytes, payload: bytes) -> None:
         """The view's head sees the payload from now on."""
-        if not self.add(view, subject, payload):
-            self._index.put("tree", subject + view.path.inverted, payload)
+        self.seen.pop(subject, None)
+        path = view.path
+        key = subject + path.inverted
+        if not self._index.put_new("tree", key, payload, "changes", path.number + subject):
+            self._index.put("tree", key, payload)
 
     def put_at(self, epoch: Epoch, subject: bytes, payload: bytes) -> None:
         self.seen.pop(subject, None)
@@ -285,16 +309,22 @@ class Keyspace(Snapshotted):
         self.seen.pop(subject, None)
         return self._index.delete("tree", keys.versioned(subject, epoch), "changes", _pack_u64(epoch) + subject)
 
-    def has_own(self, epoch: Epoch, ino: Ino) -> bool:
-        """Whether the epoch has any version of the inode's records beside its attributes, which sort last."""
-        first = _pack_u64(epoch) + _pack_u64(ino)
+    def own(self, epoch: Epoch, prefix: bytes, limit: int) -> list[bytes]:
+        """Subjects with the prefix, which names an inode, that have a version at the epoch, beside its attributes; in
+        order, at most so many."""
+        first = _pack_u64(epoch) + prefix
+        found: list[bytes] = []
         try:
             cursor = self._changes_cursor
             if cursor is None:
                 cursor = self._changes_cursor = self._source.cursor("changes")
-            if not cursor.set_range(first):
-                return False
-            key: bytes = cursor.key()
+            more = cursor.set_range(first)
+            while more and len(found) < limit:
+                key: bytes = cursor.key()
+                if not key.startswith(first) or key[_INO_END:] == _ATTRIBUTES:  # which sort last
+                    break
+                found.append(key[EPOCH_BYTES:])
+                more = cursor.next()
         except EngineError as error:
             raise damaged(error) from error
-        return key.startswith(first) and key[len(first) :] != _ATTRIBUTES
+        return found

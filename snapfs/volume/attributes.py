@@ -36,6 +36,16 @@ class Attributes:
         end = self._writeback.end(view, ino)
         return msgspec.structs.replace(inode, size=end) if end > inode.size else inode
 
+    def set_times(self, view: View, ino: Ino, *, mtime_ns: int, ctime_ns: int) -> Inode:
+        """``setattr`` of what the kernel sends by itself, also after each rename and unlink: mostly what it had from
+        us."""
+        self._tree.check_writable(view)
+        inode = self._core.inode(view, ino)
+        if ctime_ns != inode.ctime_ns or mtime_ns != inode.mtime_ns:
+            inode = msgspec.structs.replace(inode, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+            self._core.put_inode(view, inode)
+        return self.getattr(view, ino)
+
     def setattr(
         self,
         view: View,
@@ -56,8 +66,6 @@ class Attributes:
         """
         self._tree.check_writable(view)
         before = inode = self._core.inode(view, ino)
-        if ctime_ns == inode.ctime_ns and mtime_ns == inode.mtime_ns and mode is uid is gid is size is atime_ns is None:
-            return self.getattr(view, ino)  # the kernel sends times again that it had from us, after each rename
         now = now_ns()
         changes: dict[str, int] = {"ctime_ns": now if ctime_ns is None else ctime_ns}
         if size is not None:

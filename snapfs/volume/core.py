@@ -78,6 +78,9 @@ class _Change:
         self.home: Home | None = None
 
 
+_NOTHING: Final = contextlib.nullcontext()
+
+
 class Core:
     def __init__(self, path: pathlib.Path, index: Index, blocks: Blocks, disk: Disk, seed: int) -> None:
         self.path = path
@@ -187,47 +190,54 @@ class Core:
         self, view: View, inode: Inode, start: int, end: int, source: Snapshotted | None = None
     ) -> list[tuple[Extent, Epoch]]:
         """Extents that overlap [start, end), each with the epoch of its record, by offset."""
+        tree = source or self.tree
         prefix = keys.extents(inode.ino, inode.fork)
-        first = keys.u64(max(0, start - BLOCK_BYTES_MAX + 1))
+        at = keys.u64(start)
         found = []
-        for subject, epoch, payload in (source or self.tree).scan(view, prefix, first, keys.u64(end)):
-            extent = Extent(keys.split_extent(subject)[1], *records.decode_extent(payload))
-            if extent.end > start:
-                found.append((extent, epoch))
+        for subject, epoch, payload in tree.scan(view, prefix, at, keys.u64(end)):
+            found.append((Extent(keys.offset_of(subject), *records.decode_extent(payload)), epoch))
+        if start and not (found and found[0][0].offset == start):  # one that begins before may reach into it
+            before = tree.last_before(view, prefix, keys.u64(max(0, start - BLOCK_BYTES_MAX + 1)), at)
+            if before is not None:
+                extent = Extent(keys.offset_of(before[0]), *records.decode_extent(before[2]))
+                if extent.end > start:
+                    found.insert(0, (extent, before[1]))
         return found
 
     def apply(self, view: View, inode: Inode, old: list[tuple[Extent, Epoch]], plan: Plan) -> None:
         """Carry out a plan on a head's file.  The caller stores the inode, whose allocated bytes change by
         ``plan.covered_bytes``."""
+        tree, epoch, ino, fork = self.tree, view.epoch, inode.ino, inode.fork
         touched = {extent.offset for extent in plan.puts}.union(plan.deletes)
         changes: dict[BlockId, _Change] = {}
         hidden: list[tuple[Epoch, bytes]] = []
-        for extent, epoch in old:
+        for extent, found in old:
             if extent.offset not in touched:
                 continue
-            change = changes.setdefault(extent.block, _Change())
-            if epoch == view.epoch:
+            change = changes.get(extent.block)
+            if change is None:
+                change = changes[extent.block] = _Change()
+            if found == epoch:
                 change.born -= 1
             else:
                 change.hidden += 1
-                hidden.append((epoch, keys.extent(inode.ino, inode.fork, extent.offset)))
-        for extent in plan.puts:
-            change = changes.setdefault(extent.block, _Change())
+                hidden.append((found, keys.extent(ino, fork, extent.offset)))
+        for offset, _, block, block_offset in plan.puts:
+            change = changes.get(block)
+            if change is None:
+                change = changes[block] = _Change()
             change.born += 1
-            change.home = inode.ino, extent.offset - extent.block_offset
+            change.home = ino, offset - block_offset
         for block, change in changes.items():
             if change.born or change.hidden:
-                self.accounts.change(block, view.epoch, born=change.born, hidden=change.hidden, home=change.home)
+                self.accounts.change(block, epoch, born=change.born, hidden=change.hidden, home=change.home)
         for offset in plan.deletes:
-            self.tree.delete(view, keys.extent(inode.ino, inode.fork, offset))
-        with self._in_order(view, inode, plan) if not old else contextlib.nullcontext():
-            for extent in plan.puts:
-                self.tree.put(
-                    view,
-                    keys.extent(inode.ino, inode.fork, extent.offset),
-                    records.encode_extent(extent.length, extent.block, extent.block_offset),
-                )
-        self._release(hidden)
+            tree.delete(view, keys.extent(ino, fork, offset))
+        with self._in_order(view, inode, plan) if not old else _NOTHING:
+            for offset, length, block, block_offset in plan.puts:
+                tree.put(view, keys.extent(ino, fork, offset), records.encode_extent(length, block, block_offset))
+        if hidden:
+            self._release(hidden)
         self.usages.grow(view, plan.covered_bytes)
 
     @contextlib.contextmanager
@@ -315,7 +325,8 @@ class Core:
         subject = keys.inode(inode.ino)
         seen = self.tree.seen.get(subject)
         self.tree.delete(view, subject, seen[1] if seen is not None and seen[0] == view.path.last else None)
-        self._release(hidden)
+        if hidden:
+            self._release(hidden)
         self.reap(view.epoch, inode.ino, ALL_FORKS)
         self.usages.grow(view, -inode.allocated_bytes)
 
@@ -332,26 +343,25 @@ class Core:
 
     def reap(self, epoch: Epoch, ino: Ino, fork: int) -> None:
         """Drop the epoch's records of a dead inode or fork: now if few, later if many."""
-        if not self.tree.has_own(epoch, ino):
+        subjects = self._own(epoch, ino, fork, REAP_NOW_MAX)
+        if not subjects:
             return
         waits = self.index.count("unaccounted") > 0 and unaccounted.first(self.index, epoch, ino) is not None
-        if waits or not self.reap_some(epoch, ino, fork, REAP_NOW_MAX):
+        if waits or not self._drop_dead(epoch, subjects, REAP_NOW_MAX):
             self.index.put("reap", keys.extents(ino, fork) + keys.u64(epoch), records.PRESENT)
 
     def reap_some(self, epoch: Epoch, ino: Ino, fork: int, limit: int) -> bool:
         """Drop at most ``limit`` records; whether that was all."""
-        prefix = keys.u64(ino) if fork == ALL_FORKS else keys.extents(ino, fork)
-        subjects: list[bytes] = []
-        for subject in self.tree.changes(epoch, prefix):
-            if keys.split(subject)[1] != keys.INODE:
-                if len(subjects) == limit:
-                    break
-                subjects.append(subject)
-        else:
-            limit += 1
-        for subject in subjects:
+        return self._drop_dead(epoch, self._own(epoch, ino, fork, limit), limit)
+
+    def _own(self, epoch: Epoch, ino: Ino, fork: int, limit: int) -> list[bytes]:
+        """What the epoch has of a dead inode or fork: one more than the limit if there is more."""
+        return self.tree.own(epoch, keys.u64(ino) if fork == ALL_FORKS else keys.extents(ino, fork), limit + 1)
+
+    def _drop_dead(self, epoch: Epoch, subjects: list[bytes], limit: int) -> bool:
+        for subject in subjects[:limit]:
             self._drop(epoch, subject, dead=True)
-        return len(subjects) < limit
+        return len(subjects) <= limit
 
     def to_reap(self) -> tuple[bytes, Epoch, Ino, int] | None:
         """(key, epoch, inode, fork) of one entry of table ``reap``."""

@@ -73,9 +73,18 @@ class EventLog:
             self._index.check()
             self.append(EventKind.WARNING, message=message[:_TEXT_MAX])
 
+    @property
+    def last(self) -> int:
+        """Sequence of the newest event."""
+        return self._last
+
     def _published(self) -> None:
-        if self.durable != self._last:
-            self.durable = self._last
+        self.published(self._last)
+
+    def published(self, last: int) -> None:
+        """Events up to this one are durable."""
+        if self.durable < last:
+            self.durable = last
             self._wake()
 
     def _wake(self) -> None:

@@ -11,7 +11,7 @@ from snapfs.errors import Corrupt, Invalid, IsADirectory, TooLarge
 from snapfs.extents import HOLE, Extent, plan_read
 from snapfs.format import keys
 from snapfs.format.records import Inode
-from snapfs.store.gather import Buffers, Piece, Wanted, gather
+from snapfs.store.gather import Buffers, Wanted, gather
 from snapfs.store.occupancy import Occupancy
 from snapfs.types import FILE_BYTES_MAX, BlockId, Ino
 from snapfs.versions.epochs import View
@@ -39,6 +39,8 @@ class Files(Names):
     def __init__(self, core: Core, writeback: Writeback, commit: Callable[[], Awaitable[None]]) -> None:
         super().__init__(core, writeback)
         self._commit = commit
+        self.reads = 0
+        """How many began, also of who has no mount: background work gives way to them."""
         self._buffers = Buffers()
         self.occupancy = Occupancy(core.blocks.segments, core.index)
 
@@ -49,6 +51,7 @@ class Files(Names):
             NotFound, IsADirectory, Invalid.
             Corrupt: a block does not hold what was written; the message names the file and the block.
         """
+        self.reads += 1
         core = self._core
         inode = core.inode(view, ino)
         _check_regular(inode)
@@ -137,39 +140,40 @@ async def fill(core: Core, pieces: Iterable[Extent], offset: int, buffer: bytear
         IOFailure: the disk refused.
     """
     blocks = core.blocks
-    missing: dict[BlockId, list[Extent]] = {}
-    for piece in pieces:
-        at = piece.offset - offset
-        if piece.block == HOLE:
-            buffer[at : at + piece.length] = bytes(piece.length)
+    wanted: dict[BlockId, Wanted] = {}
+    raw_bytes = 0
+    for place, length, block, start in pieces:
+        at = place - offset
+        if block == HOLE:
+            buffer[at : at + length] = bytes(length)
             continue
-        data = blocks.cached(piece.block)
-        if data is None:
-            missing.setdefault(piece.block, []).append(piece)
-        else:
-            _check_within(piece, len(data))
-            buffer[at : at + piece.length] = data[piece.block_offset : piece.block_offset + piece.length]
-    if not missing:
+        data = blocks.cached(block)
+        if data is not None:
+            _check_within(block, start + length, len(data))
+            buffer[at : at + length] = data[start : start + length]
+            continue
+        one = wanted.get(block)
+        if one is None:
+            file, entry = blocks.locate(block)
+            one = wanted[block] = Wanted(block, file, entry, [])
+            raw_bytes += entry.raw_bytes
+        _check_within(block, start + length, one.entry.raw_bytes)
+        one.pieces.append((start, length, at))
+    if not wanted:
         return
-    wanted = []
-    for block, parts in missing.items():
-        file, entry = blocks.locate(block)
-        for part in parts:
-            _check_within(part, entry.raw_bytes)
-        wanted.append(Wanted(block, file, entry, [Piece(x.block_offset, x.length, x.offset - offset) for x in parts]))
-    rest = None
-    if sum(one.entry.raw_bytes for one in wanted) <= INLINE_BYTES:
-        rest = gather(core.disk, wanted, buffer, wait=False)
+    chosen, rest = list(wanted.values()), None
+    if raw_bytes <= INLINE_BYTES:
+        rest = gather(core.disk, chosen, buffer, wait=False)
     if rest is None:
         with blocks.pinned():
-            rest = await in_thread(lambda: gather(core.disk, wanted, buffer))
+            rest = await in_thread(lambda: gather(core.disk, chosen, buffer))
     for block, data in rest or ():
         blocks.remember(block, data)
 
 
-def _check_within(piece: Extent, raw_bytes: int) -> None:
-    if piece.block_offset + piece.length > raw_bytes:
-        raise Corrupt(f"block {piece.block} is shorter than the file's extent", hint="run: snap fsck")
+def _check_within(block: BlockId, end: int, raw_bytes: int) -> None:
+    if end > raw_bytes:
+        raise Corrupt(f"block {block} is shorter than the file's extent", hint="run: snap fsck")
 
 
 def _check_regular(inode: Inode) -> None:

@@ -69,7 +69,7 @@ class Lake:
         self.uuid = marker.uuid
         self._lock = lock
         shrinking.remove_copy(path, disk)
-        self.index = Index(path / layout.INDEX, disk=disk)
+        self.index = Index(path / layout.INDEX, disk=disk, redo_bytes_max=limits.redo_bytes_max)
         try:
             self._wire(marker, disk)
         except BaseException:
@@ -95,7 +95,7 @@ class Lake:
         blocks = Blocks(self.index, segments, disk, self.limits.cache_bytes_max)
         self.core = Core(self.path, self.index, blocks, disk, seed)
         self.writeback = Writeback(self.core, self.limits.dirty_bytes_max)
-        self.files = Files(self.core, self.writeback, self.commit)
+        self.files = Files(self.core, self.writeback, self.persist)
         self.volumes = Volumes(self.core, self.files)
         self.snapshots = Snapshots(self.core, self.volumes, self.files)
         self.exclusive = Exclusive(self.core, self.volumes, self.settle_accounts)
@@ -104,7 +104,7 @@ class Lake:
         self.reclaim = Reclaim(self.core)
         self.sealer = Sealer(
             self.core, self.writeback, self.volumes, self.snapshots, store_uuid, self.commit,
-            Turns(lambda: self.scrub.requests()[0]),
+            Turns(lambda: self.scrub.requests()[0] + self.files.reads),
         )  # fmt: skip
         medium = Medium(segments, disk, store_uuid)
         self.scrub = Scrub(self.core, medium, created_ns=marker.created_ns, commit=self.commit)
@@ -114,6 +114,10 @@ class Lake:
         )  # fmt: skip
         self._committing = trio.Lock()
         self._commits_done = 0
+        self._states_begun = 0
+        """Commits, and records of the log: each makes durable what there was when it was numbered."""
+        self._durable = 0
+        """The last of them that is done."""
         self._committed = trio.Event()
         """Set, and replaced, by every commit."""
         self.commit_timing = Timing()
@@ -183,22 +187,60 @@ class Lake:
         """
         ticket = self._commits_done
         async with self._committing:
-            if self._commits_done > ticket:
-                return  # one published, after we asked, all that was there by then
-            self.index.check()
-            began = time.perf_counter()
-            if self.core.blocks.segments.unsynced:
-                try:
-                    await in_thread(self.core.blocks.segments.sync)
-                except IOFailure as error:
-                    # The kernel drops what it could not write: never try again as if nothing had happened.
-                    raise self.index.fail(error) from error
-            self.index.commit()
-            self._commits_done += 1  # after: who waits must not take a failed one for theirs
-            self.commit_timing.add(time.perf_counter() - began)
-            self._committed.set()
-            self._committed = trio.Event()
-            self._wake_reclaim.set()
+            if self._commits_done == ticket:  # else one published, after we asked, all that was there by then
+                await self._publish()
+
+    async def _publish(self) -> None:
+        """As ``commit``; the caller has the lock."""
+        self.index.check()
+        began = time.perf_counter()
+        if self.core.blocks.segments.unsynced:
+            try:
+                await in_thread(self.core.blocks.segments.sync)
+            except IOFailure as error:
+                # The kernel drops what it could not write: never try again as if nothing had happened.
+                raise self.index.fail(error) from error
+        self.index.commit()
+        self._commits_done += 1  # after: who waits must not take a failed one for theirs
+        self._states_begun += 1
+        self._durable = self._states_begun
+        self.commit_timing.add(time.perf_counter() - began)
+        self._committed.set()
+        self._committed = trio.Event()
+        self._wake_reclaim.set()
+
+    async def persist(self) -> None:
+        """As ``commit``, for what only this process shows: as a record of the redo log, if that can be.  Requests are
+        answered meanwhile."""
+        ticket = self._states_begun
+        async with self._committing:
+            if self._durable > ticket:
+                return  # one that began after we asked
+            if not await self._record():
+                await self._publish()
+
+    async def _record(self) -> bool:
+        """Whether all that is not durable is in the log now; the caller has the lock."""
+        began = time.perf_counter()
+        segments, events = self.core.blocks.segments, self.core.events
+        pieces, told = segments.take_noted(), events.last
+        if pieces is None:
+            return False
+        done = False
+        try:
+            write = self.index.record(pieces)
+            if write is not None:
+                self._states_begun += 1
+                number = self._states_begun
+                done = await in_thread(write)
+                if done:
+                    self._durable = number
+                    events.published(told)
+                    self.commit_timing.add(time.perf_counter() - began)
+            return done
+        finally:
+            if not done:
+                segments.forget_noted()
 
     async def commit_gently(self) -> None:
         """As ``commit``, for work that no program waits for.  Everybody waits while the index commits, so while
@@ -237,6 +279,7 @@ class Lake:
             nursery.start_soon(doubt.look_over, self.index, self.core.events, self.commit)
             nursery.start_soon(self._fetch_on_timer)
             nursery.start_soon(self._flush_on_demand)
+            nursery.start_soon(self._flush_when_idle)
             nursery.start_soon(self.writeback.replaced.run)
             nursery.start_soon(self._reclaim_in_background)
             nursery.start_soon(self.upkeep.run_compaction)
@@ -281,10 +324,19 @@ class Lake:
             await self.writeback.wanted.wait()
             self.writeback.wanted = trio.Event()
             try:
-                await self.writeback.flush(final=False)
+                await self.writeback.flush_some()
             except NoSpace:
                 await trio.sleep(_POLL_SECONDS)
             except SnapfsError:
+                await trio.sleep(self.limits.commit_seconds)
+
+    async def _flush_when_idle(self) -> None:
+        """So that a snapshot, or a commit, finds little left to do."""
+        while True:
+            await trio.sleep(_POLL_SECONDS)
+            try:
+                await self.writeback.flush_idle()
+            except SnapfsError:  # who syncs is told
                 await trio.sleep(self.limits.commit_seconds)
 
     async def _reclaim_in_background(self) -> None:

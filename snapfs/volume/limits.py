@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from snapfs.store.blocks import CACHE_BYTES_MAX
+from snapfs.store.redo import LOG_BYTES_MAX
 from snapfs.store.segments import SEGMENT_BYTES_MAX
 
 
@@ -21,6 +22,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Raw blocks kept in memory."""
     segment_bytes_max: int = SEGMENT_BYTES_MAX
     """A segment that has so much is closed, and the next one begun."""
+    redo_bytes_max: int = LOG_BYTES_MAX
+    """The redo log: so much of fsyncs goes there before a commit."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):

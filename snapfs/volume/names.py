@@ -291,7 +291,8 @@ class Names(Attributes):
         check_name(new_name)
         entry = keys.dirent(parent, name, self._core.seed)
         ino, kind, epoch = self._entry(view, parent, name, entry)
-        directories = self._directory(view, parent), self._directory(view, new_parent)
+        above = self._directory(view, parent)
+        directories = above, above if parent == new_parent else self._directory(view, new_parent)
         new_entry = keys.dirent(new_parent, new_name, self._core.seed)
         payload = self._tree.get(view, new_entry)
         target = records.decode_dirent(payload) if payload else None
@@ -365,6 +366,7 @@ class Names(Attributes):
             self._touch(view, above[1], now, links=came)
 
 
+_SLASH = ord("/")
 _NO_NAMES = frozenset((b"", b".", b".."))
 _NODES = frozenset((stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK))
 
@@ -379,5 +381,5 @@ def check_name(name: bytes) -> None:
     """
     if len(name) > NAME_BYTES_MAX:
         raise NameTooLong(f"a name has at most {NAME_BYTES_MAX} bytes")
-    if b"/" in name or b"\0" in name or name in _NO_NAMES:
+    if _SLASH in name or 0 in name or name in _NO_NAMES:
         raise Invalid(f"{name!r} cannot be a file's name")

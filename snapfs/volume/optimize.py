@@ -238,7 +238,7 @@ class _Work:
         wanted: dict[bytes, Fresh] = {}
         for chunk in chunks:
             if not core.blocks.known(chunk.hash):
-                wanted[chunk.hash] = reducer.fresh(self._view, inode.ino, chunk)
+                wanted[chunk.hash] = Fresh(chunk.hash, chunk.data, *reducer.manner(self._view, inode.ino))
         size = sum(len(fresh.data) for fresh in wanted.values())
         core.admit(size)
         with core.blocks.placing():

@@ -15,6 +15,7 @@ A stream that is flushed while it is still being written keeps its last, unfinis
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from snapfs.types import Ino, VolumeId
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core
 from snapfs.volume.quota import exceeded, uncovered_bytes
+from snapfs.volume.reduction.compression import Trials
 from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, has_zeros
 from snapfs.volume.reduction.reducer import Fresh, Reducer
 from snapfs.volume.reduction.replaced import Replaced
@@ -40,13 +42,24 @@ from snapfs.volume.storing import Cut, Cutting, packing, work
 FLUSH_BYTES: Final = 32 * 1024 * 1024
 """Flushing begins in the background when this much is dirty (or half of what may be)."""
 
+CHANGES_MAX: Final = 1024
+"""Or when this many runs are dirty in files that had data before: each is work of its own, some 60 us, and the next
+snapshot would wait for all of it.  New files often go soon, so they count by their bytes only."""
+
+IDLE_SECONDS: Final = 0.5
+"""Or when something is dirty and nothing was written for so long."""
+
 
 class DirtyFile:
-    __slots__ = ("counted", "ino", "limit", "reserved_bytes", "runs", "taken", "taken_reserved_bytes", "view")
+    __slots__ = (
+        "changes", "counted", "ino", "limit", "reserved_bytes", "runs", "taken", "taken_reserved_bytes", "view",
+    )  # fmt: skip
 
-    def __init__(self, view: View, ino: Ino) -> None:
+    def __init__(self, view: View, ino: Ino, *, changes: bool) -> None:
         self.view = view
         self.ino = ino
+        self.changes = changes
+        """It had data before."""
         self.runs = Runs()
         self.taken: Runs | None = None
         self.limit = 0
@@ -92,6 +105,10 @@ class Writeback:
         self.replaced = Replaced(core, self.reducer, self.appending)
         self.wanted = trio.Event()
         """Set when the background should flush."""
+        self._changed_runs = 0
+        """Dirty, in files that had data before; about."""
+        self._written_at = 0.0
+        """Time of the last write, by trio's clock; infinite: what it left was looked at."""
 
     # -- what files see
 
@@ -158,18 +175,23 @@ class Writeback:
         """Take bytes; ``room`` was awaited, told the growth, and nothing else was awaited since."""
         file = self._files.get((view.volume_id, ino))
         if file is None:
-            file = self._files[view.volume_id, ino] = DirtyFile(view, ino)
+            changes = self._core.inode(view, ino).allocated_bytes > 0
+            file = self._files[view.volume_id, ino] = DirtyFile(view, ino, changes=changes)
         before, runs = file.runs.total_bytes, len(file.runs.offsets)
         file.runs.write(offset, data)
+        more = len(file.runs.offsets) - runs
         self._core.dirty_bytes += file.runs.total_bytes - before
-        self._core.dirty_runs += len(file.runs.offsets) - runs
+        self._core.dirty_runs += more
+        self._written_at = trio.current_time()
         if growth is None:
             growth = file.runs.total_bytes - before
             file.counted = False
         elif has_zeros(offset, data):
             file.counted = False
         self._reserve(file, growth)
-        if self._core.dirty_bytes > self._flush_bytes:
+        if file.changes:
+            self._changed_runs += more
+        if self._core.dirty_bytes > self._flush_bytes or self._changed_runs > CHANGES_MAX:
             self.wanted.set()
 
     def _reserve(self, file: DirtyFile, delta_bytes: int) -> None:
@@ -200,7 +222,7 @@ class Writeback:
     def discard_all(self) -> None:
         """Nothing of it can be stored any more."""
         self._files.clear()
-        self._core.dirty_bytes = self._core.dirty_runs = 0
+        self._core.dirty_bytes = self._core.dirty_runs = self._changed_runs = 0
 
     def _forget_if_clean(self, file: DirtyFile) -> None:
         key = (file.view.volume_id, file.ino)
@@ -241,6 +263,24 @@ class Writeback:
                 chosen = [f for f in self._files.values() if view is None or f.view is view]
             await self._flush(chosen, final)
 
+    async def flush_some(self) -> None:
+        """In the background: all, where much is dirty; else what was changed of files that had data before.  Streams
+        keep their unfinished last chunk.
+
+        Raises as ``flush``.
+        """
+        async with self._lock:
+            if self._core.dirty_bytes > self._flush_bytes:
+                await self._flush(list(self._files.values()), final=False)
+            elif self._changed_runs > CHANGES_MAX:
+                await self._flush([file for file in self._files.values() if file.changes], final=False)
+
+    async def flush_idle(self) -> None:
+        """What is dirty, once, if nothing was written for a while.  Raises as ``flush``."""
+        if self._core.dirty_bytes and trio.current_time() - self._written_at >= IDLE_SECONDS:
+            self._written_at = math.inf  # what a stream keeps is not cut again and again
+            await self.flush(final=False)
+
     async def _flush(self, chosen: list[DirtyFile], final: bool) -> None:
         """As ``flush``; the caller has the lock."""
         chosen = [file for file in chosen if file.runs]
@@ -249,6 +289,7 @@ class Writeback:
         for file in chosen:
             file.taken, file.runs, file.limit = file.runs, Runs(), file.runs.end
             file.taken_reserved_bytes, file.reserved_bytes = file.reserved_bytes, 0
+        self._count_changed()
         try:
             await self._store(chosen, final)
         except SnapfsError as error:
@@ -259,7 +300,11 @@ class Writeback:
                 self._give_back(file)
             self._core.dirty_bytes = sum(file.total_bytes for file in self._files.values())
             self._core.dirty_runs = sum(len(file.runs.offsets) for file in self._files.values())
+            self._count_changed()
             self._core.forget_free_space()  # what was dirty has taken it
+
+    def _count_changed(self) -> None:
+        self._changed_runs = sum(len(file.runs.offsets) for file in self._files.values() if file.changes)
 
     @asynccontextmanager
     async def appending(self) -> AsyncIterator[None]:
@@ -302,15 +347,18 @@ class Writeback:
                 async with packing(reducer, size, placed) as pack:
                     while parts := await work(size, cutting.next):
                         wanted: list[Fresh] = []
+                        of, manner = -1, (0, Trials())
                         for number, run, chunks in parts:
                             view, ino = files[number].view, files[number].ino
                             if run.end - run.start > CHUNK_BYTES_MIN:
                                 chunks = await reducer.reduce(view, ino, chunks)
+                            if number != of:
+                                of, manner = number, reducer.manner(view, ino)
                             run.chunks += chunks
                             for chunk in chunks:
                                 if not chunk.block and chunk.hash not in asked and not core.blocks.known(chunk.hash):
                                     asked.add(chunk.hash)
-                                    wanted.append(reducer.fresh(view, ino, chunk))
+                                    wanted.append(Fresh(chunk.hash, chunk.data, *manner))
                         await pack(wanted)
             for count, (file, (cuts, rest)) in enumerate(zip(files, cutting.done, strict=True), 1):
                 self._apply(file, cuts, rest, placed)
@@ -321,12 +369,13 @@ class Writeback:
         """Give the file its new extents, in one piece."""
         core, view, limit = self._core, file.view, file.limit
         try:
-            inode = before = core.inode(view, file.ino)
+            inode = core.inode(view, file.ino)
         except NotFound:
             file.runs = Runs()
             self._reserve(file, -file.reserved_bytes)
             self._applied(file, [])
             return
+        size, allocated, changed = inode.size, inode.allocated_bytes, False
         try:
             for run in cuts:
                 start, end = run.start, min(run.end, limit)
@@ -336,12 +385,10 @@ class Writeback:
                 old = core.extents(view, inode, start, end)
                 plan = plan_write([extent for extent, _ in old], extents, start, end)
                 core.apply(view, inode, old, plan)
-                inode = msgspec.structs.replace(
-                    inode, size=max(inode.size, end), allocated_bytes=inode.allocated_bytes + plan.covered_bytes
-                )
+                size, allocated, changed = max(size, end), allocated + plan.covered_bytes, True
         finally:  # also when a block could not be stored: the runs before it are in place
-            if inode is not before:
-                core.put_inode(view, inode)
+            if changed:  # also where neither did: who has the same attributes has the same data
+                core.put_inode(view, msgspec.structs.replace(inode, size=size, allocated_bytes=allocated))
         self._applied(file, rest)
 
     def _applied(self, file: DirtyFile, rest: list[Chunk]) -> None:

@@ -4,18 +4,20 @@ on purpose are found."""
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snapfs.store import redo
 from snapfs.store.blocks import Blocks
 from snapfs.store.index import items
 from snapfs.store.segments import Segments
 from snapfs.testing import crashing, workloads
 from snapfs.testing.crashing import Recording, Survey, Workload
-from snapfs.testing.crashing_disk import CrashingDisk, Kind
+from snapfs.testing.crashing_disk import REDO_SYNC, CrashingDisk, Kind
 from snapfs.types import BlockId
 from snapfs.volume.core import Core
 from snapfs.volume.files import Files
@@ -92,18 +94,18 @@ def no_segment_sync(patch: Patch) -> None:
 
 
 def index_first(patch: Patch) -> None:
-    async def commit(self: Lake) -> None:
+    async def publish(self: Lake) -> None:
         segments = self.core.blocks.segments
         later, segments.unsynced = segments.unsynced, set()
         self.index.commit()
         segments.unsynced = later
         segments.sync()
 
-    patch.setattr(Lake, "commit", commit)
+    patch.setattr(Lake, "_publish", publish)
 
 
 def no_checksum(patch: Patch) -> None:
-    patch.setattr("snapfs.store.blocks.digest", Everything())
+    patch.setattr("snapfs.store.unpacking.digest", Everything())
 
 
 class Everything:
@@ -143,11 +145,46 @@ def fsync_without_commit(patch: Patch) -> None:
 
 
 def sync_tried_again(patch: Patch) -> None:
-    async def commit(self: Lake) -> None:
+    async def publish(self: Lake) -> None:
         self.core.blocks.segments.sync()  # what it raises is told, and the next one is believed
         self.index.commit()
 
-    patch.setattr(Lake, "commit", commit)
+    patch.setattr(Lake, "_publish", publish)
+
+
+def blocks_not_in_the_log(patch: Patch) -> None:
+    patch.setattr(Segments, "_note", lambda *_: None)
+
+
+def blocks_not_restored(patch: Patch) -> None:
+    patch.setattr(redo, "restore", lambda *_: None)
+
+
+def log_outlives_its_commit(patch: Patch) -> None:
+    patch.setattr(redo, "new_name", lambda: b"always the same.")
+
+
+def log_not_synced(patch: Patch) -> None:
+    sync = CrashingDisk.sync
+
+    def count(self: CrashingDisk, what: str, fd: int) -> None:
+        if what == REDO_SYNC:
+            self.commits += 1
+        else:
+            sync(self, what, fd)
+
+    patch.setattr(CrashingDisk, "sync", count)
+
+
+def put_not_in_the_log(patch: Patch) -> None:
+    take = redo.Redo.take
+
+    def forget(self: redo.Redo, pieces: list[redo.Piece]) -> Any:
+        if self.pending is not None:
+            self.pending = deque([put for put in self.pending if put[0] != "segments"], redo.PUTS_MAX + 1)
+        return take(self, pieces)
+
+    patch.setattr(redo.Redo, "take", forget)
 
 
 BUGS: list[tuple[Callable[[Patch], None], Workload, str, str]] = [
@@ -159,6 +196,11 @@ BUGS: list[tuple[Callable[[Patch], None], Workload, str, str]] = [
     (forgotten_hook, workloads.small_files, "crash", ""),
     (fsync_without_commit, workloads.saves, "crash", ""),
     (sync_tried_again, workloads.overwrites, "fail", "segment.sync"),
+    (blocks_not_in_the_log, workloads.overwrites, "crash", ""),
+    (blocks_not_restored, workloads.overwrites, "crash", ""),
+    (log_outlives_its_commit, workloads.overwrites, "crash", ""),
+    (log_not_synced, workloads.overwrites, "crash", ""),
+    (put_not_in_the_log, workloads.overwrites, "crash", ""),
 ]
 """The bug, a workload that it hurts, the way to stop, and at which operations (empty: all)."""
 

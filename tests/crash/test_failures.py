@@ -57,7 +57,7 @@ def test_all_who_wait_for_a_failed_sync_are_told(engine: EngineSubject, disk: Fa
         inos = [lake.files.lookup(view, root, b"f%d" % number).ino for number in range(FSYNCS)]
         for ino in inos:
             await lake.files.write(view, ino, 0, random.randbytes(9000))
-        disk.failing[what] = BROKEN
+        disk.failing[what] = disk.failing["redo.sync"] = BROKEN
         async with trio.open_nursery() as nursery:
             for number, ino in enumerate(inos):
                 nursery.start_soon(expect, f"fsync {number}", lambda ino=ino: lake.files.fsync(view, ino))

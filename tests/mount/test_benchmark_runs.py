@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import mllife, peers
+from benchmarks.peers import Returning
+from benchmarks.report import Report
+
 ROOT = Path(__file__).parents[2]
 
 MISSED = 1
@@ -40,7 +44,7 @@ def test_memory(tmp_path: Path) -> None:
 def test_sweeps(tmp_path: Path) -> None:
     found = rows("sweeps", 0.0001, tmp_path)
     for verb in ("snapshot", "clone", "checkout", "diff", "delete", "give back"):
-        assert found[f": {verb}: engine"] == ["100 files", "1,000 files"]
+        assert found[f": {verb}, 1 file changed"] == ["100 files", "1,000 files"]
         assert f"{verb}, 1,000 files: 1000 changed" in found
     assert ": checkout: command" in found
 
@@ -56,4 +60,48 @@ def test_history(tmp_path: Path) -> None:
 def test_mllife(tmp_path: Path) -> None:
     """It checks itself that a version brings back what was saved."""
     found = rows("mllife", 0.001, tmp_path, "--on", "snapfs")
-    assert found["first version (100 files, 0.025 GB): save it"] == ["snapfs"]
+    assert found["first version (100 files, 0.028 GB): save it"] == ["snapfs"]
+    for change in mllife.CHANGES:
+        for step in (mllife.SAVE, mllife.BACK, mllife.READ):
+            assert found[f"{change} (100 files, 0.028 GB): {step}"] == ["snapfs"]
+
+
+def versioned(subject: Returning) -> None:
+    """Two versions of a file that is changed in place, and back."""
+    path = subject.files / "000" / "data.bin"
+    path.parent.mkdir()
+    path.write_bytes(b"first" * 1000)
+    first = subject.save()
+    with path.open("r+b") as file:
+        file.write(b"other")
+    second = subject.save()
+    assert first != second
+    subject.go(first)
+    assert path.read_bytes() == b"first" * 1000
+    subject.go(second)
+    assert path.read_bytes() == b"other" + b"first" * 999
+    assert subject.held_bytes() > 0
+
+
+@pytest.mark.parametrize("name", ["git-lfs", "git-annex", "DVC"])
+def test_a_peer_keeps_versions(name: str, tmp_path: Path) -> None:
+    if why := peers.hindrance(name, tmp_path, 10_000):
+        pytest.skip(why)
+    with peers.peer(name, tmp_path, stored_bytes=10_000) as subject:
+        assert isinstance(subject, Returning)
+        versioned(subject)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_snapfs_keeps_versions(tmp_path: Path) -> None:
+    with peers.snapfs(tmp_path) as subject:
+        versioned(subject)
+
+
+def test_who_cannot_take_part_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report("trial", "?")
+    monkeypatch.setitem(peers.PROGRAMS, "DVC", "no-such-program")
+    monkeypatch.setitem(peers.PROGRAMS, "borg", "true")
+    assert list(peers.peers(report, ["DVC", "borg"], tmp_path, stored_bytes=lambda _: 2**60)) == []
+    assert report.notes[0] == "DVC is left out: no no-such-program here"
+    assert report.notes[1].startswith("borg is left out: 1268213655.1 GB are needed")

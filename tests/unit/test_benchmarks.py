@@ -80,7 +80,59 @@ class TestSavedReports:
             Report.load(path)
 
 
+class TestRunsThatAreBrokenOff:
+    def test_each_row_is_kept_as_it_comes(self, tmp_path: Path) -> None:
+        path = tmp_path / "trial.json"
+        report = Report("trial", "?", complete=False, kept=path)
+        for number in (1, 2):
+            report.values(f"value {number}", {"snapfs": [1.0]}, unit="s")
+            loaded = Report.load(path)
+            assert len(loaded.rows) == number
+            assert not loaded.complete
+            assert "broken off before its end" in loaded.conditions
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_only_a_whole_run_of_the_size_counts_as_kept(self, tmp_path: Path) -> None:
+        path = tmp_path / "trial.json"
+        assert not everything.is_there(path)
+        for complete, run, there in ((False, "full", (False, False, False)), (True, "full", (True, True, False)),
+                                     (True, "short", (True, False, True))):  # fmt: skip
+            Report("trial", "?", settings={"run": run}, complete=complete).save(path)
+            assert (everything.is_there(path), everything.is_there(path, full=True),
+                    everything.is_there(path, full=False)) == there  # fmt: skip
+
+    def test_going_on_leaves_out_what_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun: list[str] = []
+
+        def run(name: str, results: Path, _: list[str]) -> bool:
+            begun.append(name)
+            Report(name, "?", settings={"run": "short"}).save(results / f"{name}.json")
+            return True
+
+        monkeypatch.setattr(everything, "run", run)
+        Report("hook", "?", settings={"run": "short"}).save(tmp_path / "hook.json")
+        Report("control", "?", settings={"run": "short"}, complete=False).save(tmp_path / "control.json")
+        monkeypatch.setattr("sys.argv", ["benchmarks", "hook", "control", "--json", str(tmp_path), "--resume"])
+        assert everything.main() == 0
+        assert begun == ["control"]
+
+    def test_settings_are_told_whatever_they_are(self) -> None:
+        report = Report("trial", "?", settings={"scale": 0.02, "repeats": 1, "torch": "2.1+cpu"})
+        assert report.conditions.endswith("scale 0.02, repeats 1, torch 2.1+cpu")
+
+
 class TestTurns:
+    def test_who_is_slow_takes_part_in_one_round_that_counts(self) -> None:
+        asked: list[str] = []
+
+        def action(name: str) -> dict[str, float]:
+            asked.append(name)
+            return {"kind": 1.0}
+
+        found = harness.rounds({"a": lambda: action("a"), "b": lambda: action("b")}, 2, first_counts=True, once=("b",))
+        assert asked == ["a", "b", "a"]
+        assert found == {"kind": {"a": [1.0, 1.0], "b": [1.0]}}
+
     def test_subjects_take_turns_and_the_first_round_does_not_count(self) -> None:
         asked: list[str] = []
 
@@ -128,6 +180,16 @@ class TestPlots:
         assert "old" not in once
         assert "**S3QL 10.00 (limit 20) missed**" in once
         assert plots.filled(once, [filled_report()]) == once
+
+    def test_a_sweep_is_a_line_with_what_its_ends_are_held_against(self) -> None:
+        report = Report("sweeps", "?")
+        for files in (100, 10):
+            report.values(f"{files} files", {"snapfs": [files / 1e3]}, unit="ms", group="clone")
+        report.compare("clone", {"10 files": [0.01], "100 files": [0.1]}, limit=1.3)
+        assert plots.table(report).splitlines()[-3:] == [
+            "|  | 10 files | 100 files | ratio |", "|---|---|---|---|",
+            "| clone (ms) | 10 | 100 | **100 files 10.00 (limit 1.3) missed** |",
+        ]  # fmt: skip
 
     def test_the_overview_names_what_was_missed(self) -> None:
         assert "| [trial](#trial) | 4 | not pinned: create" in plots.overview([filled_report()])

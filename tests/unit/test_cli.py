@@ -191,33 +191,6 @@ def test_every_kind_has_an_exit_code_that_the_help_tells(capsys: pytest.CaptureF
         assert re.search(rf"^ +{code} ", told, re.MULTILINE), code
 
 
-def imported(program: str, *modules: str) -> str:
-    """Which of the modules are imported at the end of a program that starts as the command does."""
-    start = "import sys; from snapfs_cli import startup; startup.defer()"
-    end = f"print(*sorted(set({modules!r}) & set(sys.modules)))"
-    command = [sys.executable, "-c", f"{start}\n{program}\n{end}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-CONNECT = "from snapfs import client; client.connect('insecure:127.0.0.1:1').close()"
-
-
-def test_a_command_through_a_daemon_imports_little() -> None:
-    program = f"import snapfs_cli.main as m, snapfs_cli.create_cmd, snapfs_cli.session; m.build(); {CONNECT}"
-    heavy = ("trio", "rich", "lmdb", "pyfuse3", "snapfs.service", "snapfs.volume", "asyncio.base_events", "tomlkit")
-    assert imported(program, *heavy) == ""
-
-
-def test_a_hook_does_not_even_import_click() -> None:
-    program = f"import snapfs_cli.git_hook; {CONNECT}"
-    assert imported(program, "trio", "click", "rich", "lmdb", "asyncio.base_events") == ""
-
-
-def test_what_is_deferred_works_when_it_is_used() -> None:
-    program = "import asyncio, grpc; asyncio.run(asyncio.sleep(0)); assert grpc.aio.insecure_channel"
-    assert imported(program, "asyncio.base_events") == "asyncio.base_events"
-
-
 def test_the_installed_command(tmp_path: Path) -> None:
     done = subprocess.run([SNAP, "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"snapfs \d+\.\d+\.\d+\n", done.stdout)

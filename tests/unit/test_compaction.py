@@ -22,7 +22,8 @@ from snapfs.format.records import Block
 from snapfs.store import shrinking
 from snapfs.store.blocks import digest, unpack
 from snapfs.store.disk import Disk
-from snapfs.store.index import SPARE_BYTES, Reading, items
+from snapfs.store.index import Reading, items
+from snapfs.store.room import SPARE_BYTES
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import BROKEN, FaultyDisk
 from snapfs.types import PAGE_BYTES, BlockId, SegmentId

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from snapfs.errors import Corrupt, Kind, NoSpace, NotFound, Stale
+from snapfs.format import keys
 from snapfs.format.records import Inode
 from snapfs.fuse import session
 from snapfs.fuse.errnos import ERRNOS, request, waiting_request
@@ -23,6 +24,7 @@ from snapfs.testing.engine import EngineSubject
 from snapfs.timings import Timings
 from snapfs.types import INO_BITS, VIEW_BITS, Epoch, Ino, VolumeId
 from snapfs.versions.epochs import Chain, Path, View
+from snapfs.volume.touched import Touched
 
 
 def tree(number: int = 5, *, writable: bool = True) -> Tree:
@@ -262,7 +264,7 @@ class TestHandles:
         handles, one = Handles(), tree()
         node = one.node(Ino(9))
         old = handles.open_file(File(node, one.view, Ino(9), writable=True))
-        handles.outdate(node)
+        assert handles.outdate(node)
         with pytest.raises(Stale):
             handles.file(old).check()
         assert not handles.is_open(node)
@@ -272,6 +274,23 @@ class TestHandles:
         assert handles.keep_unlinked(node)
         assert handles.close_file(old)[1] is False
         assert handles.close_file(new)[1] is True
+
+    def test_of_replaced_files_only_those_that_are_open_lose_their_pages(self, engine: EngineSubject) -> None:
+        """The others go with their names, which the kernel forgets."""
+        nodes, handles, one = Nodes(), Handles(), tree()
+        nodes.remember(one)
+        kernel = MountKernel(engine.lake.files, nodes, handles, engine.path)
+        kernel.device = 1
+        for ino, regular in ((1, False), (8, True), (9, True)):
+            nodes.looked_up(one.node(Ino(ino)), regular=regular)
+        handles.open_file(File(one.node(Ino(9)), one.view, Ino(9), writable=False))
+        touched = Touched().add([keys.inode(Ino(ino)) for ino in (1, 8, 9, 10)])
+        outdated = kernel.outdate(one.number, touched)
+        assert outdated is not None
+        assert set(outdated.nodes) == {one.node(Ino(1)), one.node(Ino(9))}
+        assert sorted(outdated.replaced) == [8, 9]
+        assert nodes.is_retired(one.node(Ino(8)))
+        assert nodes.is_retired(one.node(Ino(9)))
 
     def test_one_writable_handle_a_node_is_enough(self) -> None:
         handles, one = Handles(), tree()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 
-from snapfs.errors import NotFound
+from snapfs.errors import NotFound, ReadOnly
 from snapfs.format import keys
 from snapfs.format.records import Inode
 from snapfs.store.index import Index, items
@@ -85,6 +86,43 @@ def test_setting_what_is_so_already_writes_nothing(place: tuple[Files, Volume], 
     changed = files.setattr(volume.head, inode.ino, mtime_ns=inode.mtime_ns + 1, ctime_ns=inode.ctime_ns)
     assert changed.mtime_ns == inode.mtime_ns + 1
     assert calls == {"put": 1}
+
+
+def test_times_alone_are_set_as_with_anything_else(
+    place: tuple[Files, Volume], engine: EngineSubject, calls: Counter[str]
+) -> None:
+    files, volume = place
+    head = volume.head
+    one, two = _make(files, volume, b"one"), _make(files, volume, b"two")
+    record = engine.lake.snapshots.freeze(volume, name="before")
+    for mtime_ns, ctime_ns in ((7, 8), (7, 9), (6, 9), (7, 8), (7, 8)):
+        plain = files.setattr(head, one.ino, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+        quick = files.set_times(head, two.ino, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+        assert quick == msgspec.structs.replace(plain, ino=two.ino, btime_ns=two.btime_ns, atime_ns=two.atime_ns)
+        assert files.getattr(head, two.ino) == quick
+    calls.clear()
+    assert files.set_times(head, two.ino, mtime_ns=7, ctime_ns=8) == quick
+    assert calls == {}  # the kernel sends times that it had from us
+    with pytest.raises(NotFound):
+        files.set_times(head, Ino(1 << 40), mtime_ns=1, ctime_ns=1)
+    with pytest.raises(ReadOnly):
+        files.set_times(engine.lake.snapshots.view(record), two.ino, mtime_ns=1, ctime_ns=1)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_what_an_epoch_has_of_an_inode(place: tuple[Files, Volume], engine: EngineSubject, limit: int) -> None:
+    files, volume = place
+    tree, head = engine.lake.core.tree, volume.head
+    inodes = [_make(files, volume, name) for name in (b"one", b"two", b"three")]
+    engine.lake.snapshots.freeze(volume, name="before")
+    for name in (b"user.a", b"user.b"):
+        files.setxattr(head, inodes[1].ino, name, b"1")
+    for epoch in engine.lake.core.epochs.all():
+        for inode in inodes:
+            prefix = keys.u64(inode.ino)
+            plain = [subject for subject in tree.changes(epoch, prefix) if keys.split(subject)[1] != keys.INODE]
+            assert tree.own(epoch, prefix, limit) == plain[:limit]
+            assert tree.own(epoch, keys.extents(inode.ino, 0), limit) == []
 
 
 @pytest.mark.parametrize("frozen", [False, True])

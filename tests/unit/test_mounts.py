@@ -57,5 +57,5 @@ def test_a_mount_that_has_gone_is_not_aborted_under_another_ones_number(monkeypa
         raise AssertionError("a mount of somebody else was touched")
 
     monkeypatch.setattr(Path, "write_text", touched)
-    monkeypatch.setattr(mounts, "_libc", None)
+    monkeypatch.setattr(mounts, "_umount2", touched)
     mounts.abort(gone)

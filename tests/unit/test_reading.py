@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from snapfs.errors import Corrupt, IOFailure
 from snapfs.store.gather import BUFFER_BYTES, BUFFERS_MAX, Buffers
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import FaultyDisk
-from snapfs.types import PAGE_BYTES
+from snapfs.types import BLOCK_BYTES_MAX, PAGE_BYTES
 from snapfs.volume.threads import in_thread
 
 MIB = 1 << 20
@@ -22,11 +23,17 @@ assert BUFFER_BYTES == MIB
 
 
 class Disk(FaultyDisk):
-    """Can hold up reads, refuse those of several blocks, and have a page that cannot be read."""
+    """Can hold up reads, refuse large ones, have a page that cannot be read, and tell what goes past the page cache."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.refuses_many = False
+        self.refuses_large = False
+        self.caches: bool | None = None
+        """What it says of the page cache; None: the truth."""
+        self.past = ""
+        """What reads past the page cache do wrong."""
+        self.direct: list[int] = []
+        """Bytes that were read past the page cache."""
         self.bad_page = -1
         self.began = threading.Event()
         self.go_on = threading.Event()
@@ -35,7 +42,7 @@ class Disk(FaultyDisk):
     def preadv(self, what: str, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         self.began.set()
         assert self.go_on.wait(30)
-        if self.refuses_many and len(buffers) > 1:
+        if self.refuses_large and sum(map(len, buffers)) > BLOCK_BYTES_MAX:
             raise IOFailure(f"{what}: Input/output error")
         start = self.bad_page * PAGE_BYTES
         if start < 0 or offset >= start + PAGE_BYTES or offset + sum(map(len, buffers)) <= start:
@@ -49,6 +56,24 @@ class Disk(FaultyDisk):
             buffer[:size] = data[done : done + size]
             done += size
         return done
+
+    def is_cached(self, fd: int, offset: int, size: int) -> bool:
+        return super().is_cached(fd, offset, size) if self.caches is None else self.caches
+
+    def pread_direct(self, what: str, fd: int, buffer: memoryview, offset: int) -> int:
+        self.began.set()
+        assert self.go_on.wait(30)
+        start = self.bad_page * PAGE_BYTES
+        if self.past == "refused" or self.refuses_large or offset <= start < offset + len(buffer):
+            return 0
+        assert offset % PAGE_BYTES == len(buffer) % PAGE_BYTES == 0
+        count = super().pread_direct(what, fd, buffer, offset)
+        if self.past == "short":
+            count = count // 3 // PAGE_BYTES * PAGE_BYTES
+        if self.past == "stale":
+            buffer[count // 2 : count // 2 + 100_000] = bytes(100_000)
+        self.direct.append(count)
+        return count
 
 
 @pytest.fixture
@@ -96,8 +121,10 @@ def mixed(rng: random.Random, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_reads_are_what_was_written(engine: EngineSubject, seed: int) -> None:
+@pytest.mark.parametrize("caches", [True, False])
+def test_reads_are_what_was_written(engine: EngineSubject, disk: Disk, seed: int, caches: bool) -> None:
     """Many at a time, of any size, and all answers are kept: no buffer is given out twice."""
+    disk.caches = caches
     rng = random.Random(seed)
     data = bytearray(mixed(rng, 6 * MIB))
     stored(engine, bytes(data))
@@ -134,10 +161,62 @@ def test_what_lies_side_by_side_is_read_by_one_call(engine: EngineSubject, disk:
     assert blocks._cache_bytes <= 8 * 256 * 1024, "only blocks at the ends of requests are kept"
 
 
+@pytest.mark.parametrize("past", ["", "refused", "short", "stale"])
+def test_past_the_page_cache(engine: EngineSubject, disk: Disk, past: str) -> None:
+    """Whatever comes of it, the answer is what was written: what is missing or wrong is read once more."""
+    rng = random.Random(9)
+    data = b"".join(rng.randbytes(MIB) + b"some text, " * 20_000 for _ in range(3))
+    stored(engine, data)
+    disk.caches, disk.past = False, past
+    for at, size in ((0, MIB), (MIB, MIB), (777, MIB), (len(data) - MIB, MIB), (5, 2 * MIB)):
+        engine.lake.core.blocks._cache.clear()
+        assert read(engine, at, size) == data[at : at + size]
+    assert bool(disk.direct) == (past != "refused")
+
+
+def test_what_the_page_cache_has_is_taken_from_there(engine: EngineSubject, disk: Disk, tmp_path: Path) -> None:
+    data = random.Random(10).randbytes(3 * MIB)
+    stored(engine, data)
+    (segment,) = (tmp_path / "store" / "segments").glob("*.seg")
+    with open(segment, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if disk.is_cached(file.fileno(), MIB, MIB):
+            pytest.skip("a file system without a page cache of its own")
+        assert read(engine, MIB, MIB) == data[MIB : 2 * MIB]
+        assert sum(disk.direct) >= MIB
+        assert not disk.is_cached(file.fileno(), MIB, MIB)
+        os.pread(file.fileno(), 4 * MIB, 0)
+    disk.direct.clear()
+    assert read(engine, 0, MIB) == data[:MIB]
+    assert disk.direct == []
+
+
+def test_a_small_read_waits_for_the_disk_in_a_thread(
+    engine: EngineSubject, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page cache has it, has some of it, or nothing."""
+    data = random.Random(11).randbytes(40_000)
+    stored(engine, data)
+    where: list[int] = []
+    real, kept = disk.preadv_cached, 0
+
+    def preadv_cached(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        return real(fd, [buffers[0][:kept]], offset) if kept else 0
+
+    monkeypatch.setattr(disk, "preadv_cached", preadv_cached)
+    for kept in (1 << 20, 5000, 0):  # noqa: B007 - for ``preadv_cached``
+        disk.calls.clear()
+        engine.lake.core.blocks._cache.clear()
+        assert read(engine, 0, 40_000) == data
+        where.append(disk.calls["segment.read"])
+    assert where == [0, 1, 1]
+
+
 def test_bytes_between_blocks_that_cannot_be_read_do_not_matter(engine: EngineSubject, disk: Disk) -> None:
     data = random.Random(2).randbytes(MIB)
     stored(engine, data)
-    disk.refuses_many = True
+    disk.refuses_large = True
     assert read(engine, 0, MIB) == data
     disk.failing["segment.read"] = 5
     engine.reopen()

@@ -15,7 +15,7 @@ from snapfs import api, errors
 from snapfs.api import Role
 from snapfs.errors import Kind
 from snapfs.rpc import convert, dispatch, narrow, requests, status
-from snapfs.rpc.convert import values
+from snapfs.rpc.convert import states, values
 from snapfs.rpc.library import grpc
 from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, store_pb2, volume_pb2
 
@@ -207,11 +207,11 @@ def test_every_conversion_is_tested() -> None:
         (values.CHANGE_KINDS, api.ChangeKind, snapshot_pb2.ChangeKind),
         (values.FILE_TYPES, ["file", "directory", "symlink", "fifo", "socket", "device"], snapshot_pb2.FileType),
         (values.UNSAVED, api.Save, volume_pb2.Unsaved),
-        (values.EVENT_KINDS, api.EventKind, event_pb2.EventKind),
-        (values.OPERATION_STATES, api.OperationState, operation_pb2.OperationState),
-        (values.ROLES, Role, access_pb2.Role),
+        (states.EVENT_KINDS, api.EventKind, event_pb2.EventKind),
+        (states.OPERATION_STATES, api.OperationState, operation_pb2.OperationState),
+        (states.ROLES, Role, access_pb2.Role),
         (values.QUOTA_KINDS, api.QuotaKind, volume_pb2.QuotaKind),
-        (values.SCRUB_STATES, api.ScrubState, store_pb2.ScrubState),
+        (states.SCRUB_STATES, api.ScrubState, store_pb2.ScrubState),
     ],
 )
 def test_enums_are_mapped_totally(table: dict[Any, int], kinds: Any, enum: Any) -> None:

@@ -8,10 +8,17 @@ import pytest
 import trio
 import trio.testing
 
+from snapfs import api
 from snapfs.errors import NoSpace, SnapfsError
+from snapfs.extents import Extent
+from snapfs.format import keys, records
+from snapfs.store.blocks import digest
 from snapfs.testing.engine import EngineSubject
+from snapfs.types import PAGE_BYTES
+from snapfs.versions.keyspace import Snapshotted
 from snapfs.volume import storing
 from snapfs.volume.limits import Limits
+from snapfs.volume.writeback import CHANGES_MAX, IDLE_SECONDS
 
 
 def content(engine: EngineSubject) -> bytes:
@@ -298,3 +305,120 @@ def test_a_writer_goes_on_as_soon_as_there_is_room(engine: EngineSubject, monkey
         assert flushed == [1]
 
     engine.run(play)
+
+
+def pages_changed(engine: EngineSubject, names: list[bytes], pages: int) -> None:
+    """So many pages of each file, every other one, by one program."""
+
+    async def write() -> None:
+        for name in names:
+            view, ino = engine._resolve("data", (name,))
+            for number in range(pages):
+                await engine.lake.files.write(view, ino, 2 * number * PAGE_BYTES, random.randbytes(PAGE_BYTES))
+
+    engine.run(write)
+
+
+def dirty_files(engine: EngineSubject) -> set[bytes]:
+    tree = engine._head("data")
+    names = {name: engine.lake.files.lookup(*tree, name).ino for name in (b"f", b"g")}
+    return {name for name, ino in names.items() if engine.lake.writeback.dirty(tree[0], ino) is not None}
+
+
+class TestSoon:
+    """When the background stores what was written."""
+
+    def test_many_changed_pages_are_stored_but_not_new_files(self, engine: EngineSubject) -> None:
+        writeback, half = engine.lake.writeback, CHANGES_MAX // 2
+        engine.make("data", (b"g",), "file", 0o644)
+        pages_changed(engine, [b"f"], 2 * half + 1)
+        assert not writeback.wanted.is_set()  # a new file
+        engine.flush()
+        pages_changed(engine, [b"f"], half)
+        pages_changed(engine, [b"g"], 2 * half)
+        assert not writeback.wanted.is_set()
+        engine.run(writeback.flush_some)
+        assert dirty_files(engine) == {b"f", b"g"}  # too few
+        pages_changed(engine, [b"f"], half)  # the same ones
+        assert not writeback.wanted.is_set()
+        pages_changed(engine, [b"f"], 2 * half + 1)
+        assert writeback.wanted.is_set()
+        engine.run(writeback.flush_some)
+        assert dirty_files(engine) == {b"g"}
+        pages_changed(engine, [b"f"], 2)
+        engine.run(writeback.flush_some)
+        assert dirty_files(engine) == {b"f", b"g"}  # counted anew
+
+    def test_what_lies_idle_is_stored(self, engine: EngineSubject, autojump_clock: trio.testing.MockClock) -> None:
+        lake = engine.lake
+
+        async def play() -> None:
+            view, ino = engine._resolve("data", (b"f",))
+            async with lake.running():
+                for _ in range(10):  # again and again: nothing of it is idle
+                    await lake.files.write(view, ino, 0, random.randbytes(PAGE_BYTES))
+                    stored = lake.core.blocks.space.stored_bytes
+                    await trio.sleep(IDLE_SECONDS / 2)
+                    assert lake.core.blocks.space.stored_bytes == stored
+                    assert lake.core.dirty_bytes == PAGE_BYTES
+                await trio.sleep(2 * IDLE_SECONDS)
+                assert lake.core.dirty_bytes == 0
+
+        trio.run(play, clock=autojump_clock)
+
+
+def test_extents_are_those_that_a_scan_of_the_whole_file_finds(engine: EngineSubject) -> None:
+    """Whatever other versions lie between: pages of snapshots, of other heads, tombstones."""
+    dice = random.Random(7)
+    size = 40 * PAGE_BYTES
+    engine.write("data", (b"f",), 0, dice.randbytes(size))
+    names = []
+
+    def check() -> None:
+        view, ino = engine._resolve("data", (b"f",))
+        core = engine.lake.core
+        inode = core.inode(view, ino)
+        every = [
+            (Extent(keys.split_extent(subject)[1], *records.decode_extent(payload)), epoch)
+            for subject, epoch, payload in core.tree.scan(view, keys.extents(ino, inode.fork))
+        ]
+        for _ in range(20):
+            start = dice.randrange(size + PAGE_BYTES)
+            end = start + dice.randrange(1, 5 * PAGE_BYTES)
+            assert core.extents(view, inode, start, end) == [
+                found for found in every if found[0].offset < end and found[0].end > start
+            ]
+        with engine.lake.index.reader() as reader:
+            committed = Snapshotted(reader)
+            of = core.inode(view, ino, committed)
+            assert core.extents(view, of, 0, size, committed) == core.extents(view, of, 1, size, committed)
+
+    for step in range(60):
+        choice = dice.randrange(10)
+        if choice == 0:
+            names.append(f"s{step}")
+            engine.snapshot("data", names[-1])
+        elif choice == 1 and names:
+            engine.checkout("data", dice.choice(names), api.Save.DISCARD)
+        elif choice == 2:
+            engine.truncate("data", (b"f",), dice.randrange(size))
+        else:
+            at = dice.randrange(size)
+            engine.write("data", (b"f",), at, dice.randbytes(dice.randrange(1, 3 * PAGE_BYTES)))
+        engine.flush()
+        engine.run(engine.lake.commit)
+        check()
+
+
+def test_a_block_that_another_made_known_meanwhile_is_not_made_twice(engine: EngineSubject) -> None:
+    blocks = engine.lake.core.blocks
+    data = random.randbytes(5000)
+    with blocks.placing():
+        place, again = (blocks.pack([(digest(data), data)])[0] for _ in range(2))
+        engine.write("data", (b"f",), 0, data)
+        engine.flush()
+        known = blocks.known(digest(data))
+        assert known
+        before = blocks.space.counters()
+        assert blocks.add(place) == blocks.add(again) == known
+        assert blocks.space.counters() == before

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from snapfs import api
 from snapfs.rpc.convert.space import import_report_of, import_report_to, optimize_report_of, optimize_report_to
-from snapfs.rpc.convert.trees import snapshot_of, snapshot_to
-from snapfs.rpc.convert.values import (
+from snapfs.rpc.convert.states import (
     EVENT_KINDS,
     OPERATION_STATES,
     ROLES,
     SCRUB_STATES,
     event_kind_of,
     operation_state_of,
-    optional_time_to,
-    path_of,
-    path_to,
     role_of,
     scrub_state_of,
-    text,
-    time_of,
-    time_to,
 )
+from snapfs.rpc.convert.trees import snapshot_of, snapshot_to
+from snapfs.rpc.convert.values import optional_time_to, path_of, path_to, text, time_of, time_to
 from snapfs.v1 import access_pb2, event_pb2, operation_pb2, store_pb2
 
 # -- events

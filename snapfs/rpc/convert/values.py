@@ -1,4 +1,4 @@
-"""Times, names, text and enum values, to messages and back.
+"""Times, names, text, and the enum values of volumes, snapshots and changes, to messages and back.
 
 The tables of enum values are total in both directions (a test proves it).
 """
@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from snapfs import api
 from snapfs.errors import Invalid, Unsupported
-from snapfs.v1 import access_pb2, event_pb2, operation_pb2, snapshot_pb2, store_pb2, volume_pb2
+from snapfs.v1 import snapshot_pb2, volume_pb2
 
 R = TypeVar("R")
 
@@ -40,59 +40,21 @@ UNSAVED: Final = {
     api.Save.SAVE: volume_pb2.UNSAVED_SAVE,
     api.Save.DISCARD: volume_pb2.UNSAVED_DISCARD,
 }
-EVENT_KINDS: Final = {
-    api.EventKind.VOLUME_CREATED: event_pb2.EVENT_KIND_VOLUME_CREATED,
-    api.EventKind.VOLUME_DELETED: event_pb2.EVENT_KIND_VOLUME_DELETED,
-    api.EventKind.SNAPSHOT_CREATED: event_pb2.EVENT_KIND_SNAPSHOT_CREATED,
-    api.EventKind.SNAPSHOT_RENAMED: event_pb2.EVENT_KIND_SNAPSHOT_RENAMED,
-    api.EventKind.SNAPSHOT_DELETED: event_pb2.EVENT_KIND_SNAPSHOT_DELETED,
-    api.EventKind.TAG_SET: event_pb2.EVENT_KIND_TAG_SET,
-    api.EventKind.TAG_DELETED: event_pb2.EVENT_KIND_TAG_DELETED,
-    api.EventKind.CHECKOUT: event_pb2.EVENT_KIND_CHECKOUT,
-    api.EventKind.RESTORE: event_pb2.EVENT_KIND_RESTORE,
-    api.EventKind.WARNING: event_pb2.EVENT_KIND_WARNING,
-    api.EventKind.DAMAGE_FOUND: event_pb2.EVENT_KIND_DAMAGE_FOUND,
-    api.EventKind.VOLUME_UPDATED: event_pb2.EVENT_KIND_VOLUME_UPDATED,
-    api.EventKind.SNAPSHOT_UPDATED: event_pb2.EVENT_KIND_SNAPSHOT_UPDATED,
-    api.EventKind.SNAPSHOT_RESTORED: event_pb2.EVENT_KIND_SNAPSHOT_RESTORED,
-    api.EventKind.VOLUME_RESTORED: event_pb2.EVENT_KIND_VOLUME_RESTORED,
-}
-OPERATION_STATES: Final = {
-    api.OperationState.RUNNING: operation_pb2.OPERATION_STATE_RUNNING,
-    api.OperationState.SUCCEEDED: operation_pb2.OPERATION_STATE_SUCCEEDED,
-    api.OperationState.FAILED: operation_pb2.OPERATION_STATE_FAILED,
-    api.OperationState.CANCELLED: operation_pb2.OPERATION_STATE_CANCELLED,
-}
 QUOTA_KINDS: Final = {
     api.QuotaKind.LOGICAL: volume_pb2.QUOTA_KIND_LOGICAL,
     api.QuotaKind.EXCLUSIVE: volume_pb2.QUOTA_KIND_EXCLUSIVE,
 }
-SCRUB_STATES: Final = {
-    api.ScrubState.NEVER: store_pb2.SCRUB_STATE_NEVER,
-    api.ScrubState.RUNNING: store_pb2.SCRUB_STATE_RUNNING,
-    api.ScrubState.PAUSED: store_pb2.SCRUB_STATE_PAUSED,
-    api.ScrubState.FINISHED: store_pb2.SCRUB_STATE_FINISHED,
-    api.ScrubState.CANCELLED: store_pb2.SCRUB_STATE_CANCELLED,
-}
-ROLES: Final = {
-    api.Role.VIEWER: access_pb2.ROLE_VIEWER,
-    api.Role.OPERATOR: access_pb2.ROLE_OPERATOR,
-    api.Role.ADMIN: access_pb2.ROLE_ADMIN,
-}
 
 
-def _inverted(table: Mapping[R, int]) -> dict[int, R]:
+def inverted(table: Mapping[R, int]) -> dict[int, R]:
+    """Ours by the number that messages hold."""
     return {int(value): key for key, value in table.items()}
 
 
-CHANGE_KINDS_OF: Final = _inverted(CHANGE_KINDS)
-FILE_TYPES_OF: Final = _inverted(FILE_TYPES)
-UNSAVED_OF: Final = {int(volume_pb2.UNSAVED_UNSPECIFIED): api.Save.REFUSE, **_inverted(UNSAVED)}
-EVENT_KINDS_OF: Final = _inverted(EVENT_KINDS)
-OPERATION_STATES_OF: Final = _inverted(OPERATION_STATES)
-SCRUB_STATES_OF: Final = _inverted(SCRUB_STATES)
-ROLES_OF: Final = _inverted(ROLES)
-QUOTA_KINDS_OF: Final = {int(volume_pb2.QUOTA_KIND_UNSPECIFIED): api.QuotaKind.LOGICAL, **_inverted(QUOTA_KINDS)}
+CHANGE_KINDS_OF: Final = inverted(CHANGE_KINDS)
+FILE_TYPES_OF: Final = inverted(FILE_TYPES)
+UNSAVED_OF: Final = {int(volume_pb2.UNSAVED_UNSPECIFIED): api.Save.REFUSE, **inverted(UNSAVED)}
+QUOTA_KINDS_OF: Final = {int(volume_pb2.QUOTA_KIND_UNSPECIFIED): api.QuotaKind.LOGICAL, **inverted(QUOTA_KINDS)}
 
 
 def known(table: Mapping[int, R], value: int, what: str) -> R:
@@ -146,14 +108,6 @@ def text(shown: str) -> str:
     return shown
 
 
-def role_to(role: api.Role) -> access_pb2.Role:
-    return ROLES[role]
-
-
-def role_of(value: int) -> api.Role:
-    return known(ROLES_OF, value, "role")
-
-
 def unsaved_to(unsaved: api.Save) -> volume_pb2.Unsaved:
     return UNSAVED[unsaved]
 
@@ -163,28 +117,12 @@ def unsaved_of(value: int) -> api.Save:
     return known(UNSAVED_OF, value, "unsaved")
 
 
-def event_kind_to(kind: api.EventKind) -> event_pb2.EventKind:
-    return EVENT_KINDS[kind]
-
-
-def event_kind_of(value: int) -> api.EventKind:
-    return known(EVENT_KINDS_OF, value, "kind of event")
-
-
 def change_kind_of(value: int) -> api.ChangeKind:
     return known(CHANGE_KINDS_OF, value, "kind of change")
 
 
 def file_type_of(value: int) -> str:
     return known(FILE_TYPES_OF, value, "type of file")
-
-
-def operation_state_of(value: int) -> api.OperationState:
-    return known(OPERATION_STATES_OF, value, "state of an operation")
-
-
-def scrub_state_of(value: int) -> api.ScrubState:
-    return known(SCRUB_STATES_OF, value, "state of a scrub")
 
 
 def quota_kind_to(kind: api.QuotaKind) -> volume_pb2.QuotaKind:

@@ -72,15 +72,16 @@ class _Row:
     def weight(self) -> int:
         return 16 + 2 * len(self.changes)
 
-    def count(self, entry: Block, sign: int) -> int:
-        """A block takes this account (or, -1, another one); by how much the stored bytes change.  Sums that are wrong
-        stand in nobody's way: they do not go below 0, and fsck counts anew."""
-        stored_bytes = 0 if entry.lost else sign * fmt.record_bytes(entry.stored_bytes)
-        raw_bytes = 0 if entry.lost else sign * entry.raw_bytes
-        self.stored_bytes = max(0, self.stored_bytes + stored_bytes)
-        self.raw_bytes = max(0, self.raw_bytes + raw_bytes)
-        self.blocks = max(0, self.blocks + sign)
-        return stored_bytes
+    def count(self, blocks: int, stored_bytes: int, raw_bytes: int) -> None:
+        """So much more (negative: less) has this account.  Sums that are wrong stand in nobody's way: they do not go
+        below 0, and fsck counts anew."""
+        self.stored_bytes += stored_bytes
+        self.raw_bytes += raw_bytes
+        self.blocks += blocks
+        if self.stored_bytes < 0 or self.raw_bytes < 0 or self.blocks < 0:
+            self.stored_bytes, self.raw_bytes, self.blocks = (
+                max(0, number) for number in (self.stored_bytes, self.raw_bytes, self.blocks)
+            )
 
 
 class Book:
@@ -161,7 +162,12 @@ class Book:
             Corrupt: more records go than name the block.
         """
         entry = self._blocks.entry(self._index, block)
-        number = self._after(entry.account, epoch, born - hidden) if entry.refs + born else 0
+        if not entry.refs + born:
+            number = 0
+        elif born == hidden and entry.account:
+            number = entry.account
+        else:
+            number = self._after(entry.account, epoch, born - hidden)
         self._move(block, entry, number, born, home)
 
     def drop_unseen(self, block: BlockId) -> None:
@@ -174,11 +180,9 @@ class Book:
 
     def _after(self, account: int, epoch: Epoch, change: int) -> int:
         """The account that comes of a change at the epoch; of none for a block that had no account, a first one."""
-        if not change and account:
-            return account
         event = (account, epoch, change)
         number = self._memo.get(event)
-        if number is None or self._row(number) is None:
+        if number is None or (number not in self._rows and self._row(number) is None):
             number = self._number(with_change(self.changes(account), self.resolve(epoch), change))
             if len(self._memo) >= MEMO_MAX:
                 self._memo.clear()
@@ -192,14 +196,17 @@ class Book:
         self._blocks.adjust(block, delta, account=number, home=home, entry=entry)
         if number == entry.account:
             return
+        stored_bytes = 0 if entry.lost else fmt.record_bytes(entry.stored_bytes)
+        raw_bytes = 0 if entry.lost else entry.raw_bytes
         for account, sign in ((entry.account, -1), (number, +1)):
             row = self._row(account) if account else None
             if row is not None:
-                stored_bytes = row.count(entry, sign)
+                row.count(sign, sign * stored_bytes, sign * raw_bytes)
                 self._dirty[account] = row
                 for hook in self.moved:
-                    hook(row.changes, stored_bytes)
-        self._trim()
+                    hook(row.changes, sign * stored_bytes)
+        if self._weight > WEIGHT_MAX:
+            self._trim()
 
     # -- the tree of epochs
 

@@ -81,6 +81,11 @@ def chunks_of(offset: int, pieces: Sequence[Bytes], *, final: bool) -> Iterator[
     Args:
         pieces: of the run, in order; each but the first begins where a page of the file does.
     """
+    if len(pieces) == 1 and 0 < len(pieces[0]) < ZEROS_BYTES_MIN:  # one chunk, or a hole: mostly a page
+        (data,) = pieces
+        if offset % PAGE_BYTES or bytes(data) != bytes(len(data)):
+            yield Chunk(offset, memoryview(data), digest(data))
+        return
     run = _Run(offset, pieces)
     for start, end in _between(run.size, run.zeros()):
         waits = not final and end == run.size >= STREAM_BYTES

@@ -51,7 +51,7 @@ def exchange(
     start, end = found[0][0].offset, found[-1][0].end
     if inode.fork != fork or core.extents(view, inode, start, end) != found:
         return False
-    extents = reducer.extents(view, ino, chunks, end, placed)
+    extents = reducer.extents(view, ino, list(chunks), end, placed)
     plan = plan_write([extent for extent, _ in found], extents, start, end)
     core.apply(view, inode, found, plan)
     if plan.covered_bytes:

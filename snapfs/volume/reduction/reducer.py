@@ -165,10 +165,9 @@ class Reducer:
 
     # -- storing
 
-    def fresh(self, view: View, ino: Ino, chunk: Chunk) -> Fresh:
-        """How a chunk is to be stored."""
-        level = level_of(self._core.usages.of(view).compression)
-        return Fresh(chunk.hash, chunk.data, level, self._memory(view, ino).trials)
+    def manner(self, view: View, ino: Ino) -> tuple[int, Trials]:
+        """How new chunks of a file are to be stored: level of zstd, and what came of trying it."""
+        return level_of(self._core.usages.of(view).compression), self._memory(view, ino).trials
 
     def pack(self, wanted: Iterable[Fresh]) -> list[Placed]:
         """Compress and append.  Worker thread; one call at a time.
@@ -187,7 +186,7 @@ class Reducer:
         return blocks.append(packed)
 
     def extents(
-        self, view: View, ino: Ino, chunks: Iterable[Chunk], limit: int, placed: dict[bytes, Placed]
+        self, view: View, ino: Ino, chunks: list[Chunk], limit: int, placed: dict[bytes, Placed]
     ) -> list[Extent]:
         """Extents of chunks up to an offset, with their blocks' entries in the index.
 
@@ -195,6 +194,9 @@ class Reducer:
             NoSpace, IOFailure: a block had to be stored, and could not.
         """
         try:
+            if len(chunks) == 1 and chunks[0].end <= limit:
+                offset, data = chunks[0].offset, chunks[0].data
+                return [Extent(offset, len(data), *self._block(view, ino, chunks[0], placed))]
             return merged(
                 Extent(chunk.offset, min(len(chunk.data), limit - chunk.offset), *self._block(view, ino, chunk, placed))
                 for chunk in chunks
@@ -211,12 +213,12 @@ class Reducer:
         if chunk.block != HOLE and self._alive(chunk.block):
             return chunk.block, chunk.block_offset
         name = chunk.hash or digest(chunk.data)
+        place = placed.pop(name, None)
+        if place is not None:
+            return blocks.add(place), 0
         block = blocks.known(name)
-        if not block:
-            place = placed.pop(name, None)
-            if place is None:  # rare: store it after all
-                place = self.pack([self.fresh(view, ino, Chunk(chunk.offset, chunk.data, name))])[0]
-            block = blocks.add(place)
+        if not block:  # rare: store it after all
+            block = blocks.add(self.pack([Fresh(name, chunk.data, *self.manner(view, ino))])[0])
         return block, 0
 
     def _alive(self, block: BlockId) -> bool:

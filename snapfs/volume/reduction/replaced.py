@@ -143,7 +143,7 @@ class Replaced:
                 memory.tell(outcome.best >= 0)
                 for chunk in outcome.chunks if outcome.best >= 0 else ():
                     if not chunk.block and not core.blocks.known(chunk.hash):
-                        wanted[chunk.hash] = reducer.fresh(view, inode.ino, chunk)
+                        wanted[chunk.hash] = Fresh(chunk.hash, chunk.data, *reducer.manner(view, inode.ino))
             placed = await trio.to_thread.run_sync(reducer.pack, list(wanted.values()))
             by_hash: dict[bytes, Placed] = {place.hash: place for place in placed}
             for found, chunks in _together(batch, outcomes):

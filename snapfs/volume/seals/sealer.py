@@ -435,6 +435,6 @@ class Sealer:
 
 
 _NO_BLOCK: Final = BlockId(0)
-_SEALS_A_TURN: Final = 200
+_SEALS_A_TURN: Final = 16
 _BATCH: Final = 500
 _RETRY_SECONDS: Final = 5.0
