@@ -155,7 +155,7 @@ def plain(path: Path) -> bool:
     return len(raw) <= SOCKET_PATH_BYTES_MAX and _PLAIN_PATH.fullmatch(raw) is not None
 
 
-def dial(path: Path, *, seconds_max: float = PROBE_SECONDS_MAX) -> socket.socket | None:
+def dial(path: Path) -> socket.socket | None:
     """A connection to the unix socket; None if nobody accepts any there (a socket that nobody serves any more does not
     count).
 
@@ -165,7 +165,7 @@ def dial(path: Path, *, seconds_max: float = PROBE_SECONDS_MAX) -> socket.socket
     """
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connected.settimeout(seconds_max)
+        connected.settimeout(PROBE_SECONDS_MAX)
         with short_path(path) as name:
             connected.connect(name)
     except BaseException as error:

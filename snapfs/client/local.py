@@ -1,8 +1,6 @@
 """The connection of a command to the daemon of this machine, by its unix socket, without gRPC's library.
 
 It says the same on the wire, and of what goes wrong the same as ``channel``; tests hold the two against each other.
-What differs: while the answers of a stream wait to be asked for, nobody answers the daemon's probes, so one that is
-left alone for a minute is given up.  ``snapfs.client.connect`` has gRPC for that; the command line has this.
 
 Invariants:
 
@@ -32,6 +30,10 @@ M = TypeVar("M", bound="Message")
 
 _FOREIGN_HINT: Final = "is that a snapfs daemon?"
 _SLOW_HINT: Final = "is it stopped or overloaded?"
+_AGAIN_MILLISECONDS_MAX: Final = 100
+"""For a daemon that has just shown no life to show some: what is tried again at once has waited already."""
+_AGAIN_SECONDS: Final = 1.0
+"""What "just" means."""
 _TIMEOUT_DIGITS_MAX: Final = 99_999_999
 """gRPC's header has eight digits and a unit."""
 _RESETS: Final = {0: "UNAVAILABLE", 7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
@@ -48,6 +50,7 @@ class LocalTransport:
         self._idle: list[Connection] = []
         self._live: set[Connection] = set()
         self._closed = False
+        self._silent_until = 0.0
 
     def reach(self) -> bool:
         """Connect ahead of the first call; False if nobody listens.
@@ -66,18 +69,24 @@ class LocalTransport:
 
     def unary(self, method: str, request: Message, response: type[M], *, timeout_seconds: float | None) -> M:
         answer: M | None = None
-        for message in self.stream(method, request, response, timeout_seconds=timeout_seconds):
+        for message in self._answers(method, request, response, timeout_seconds, attended=False):
             answer = message
         if answer is None:
             raise error_from("INTERNAL", "an answer without a message", {})
         return answer
 
     def stream(self, method: str, request: Message, response: type[M], *, timeout_seconds: float | None) -> Iterator[M]:
+        return self._answers(method, request, response, timeout_seconds, attended=True)
+
+    def _answers(
+        self, method: str, request: Message, response: type[M], timeout_seconds: float | None, *, attended: bool
+    ) -> Iterator[M]:
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         connection = self._connected(end)
         try:
             connection.request(self._headers(method, timeout_seconds), request.SerializeToString(), end)
-            metadata = yield from _parsed(connection.messages(end), response)
+            messages = connection.messages(end)
+            metadata = yield from _parsed(connection.attended(messages) if attended else messages, response)
         except BaseException as error:
             self._live.discard(connection)
             connection.close()
@@ -108,7 +117,9 @@ class LocalTransport:
 
     def _connected(self, end: float | None) -> Connection:
         """One that is ready for a call."""
-        connecting_end = time.monotonic() + CONNECT_MILLISECONDS_MAX / 1000
+        now = time.monotonic()
+        patience = _AGAIN_MILLISECONDS_MAX if now < self._silent_until else CONNECT_MILLISECONDS_MAX
+        connecting_end = now + patience / 1000
         connection: Connection | None = None
         try:
             connection = self._lying_idle() or self._dial()
@@ -123,8 +134,10 @@ class LocalTransport:
             if self._closed or (isinstance(error, TimeoutError) and end is not None and end <= connecting_end):
                 raise self._error(error) from None
             if isinstance(error, TimeoutError) or error.silent:
+                self._silent_until = time.monotonic() + _AGAIN_SECONDS
                 raise self._error(Broken("", silent=True)) from None
             raise errors.Unavailable(f"{self._target.shown} closed the connection", hint=_FOREIGN_HINT) from None
+        self._silent_until = 0.0
         return connection
 
     def _lying_idle(self) -> Connection | None:

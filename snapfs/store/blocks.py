@@ -257,8 +257,9 @@ class Blocks:
             self._counters_dirty = False
 
     def _before_publish(self) -> None:
-        if self.segments.unsynced and self._placed:  # little: the caller has just synced in a worker
+        if self._placed and self.segments.is_behind:  # little: the caller has just synced in a worker
             self.segments.sync()
+        self.segments.end_records()
         self._placed = False
 
     # -- reading

@@ -165,7 +165,8 @@ class Index:
             self._apply(record.puts)
             self.dirty = True
             self.puts += len(record.puts)
-        self.commit()
+        self.redo.pending = None  # unless this commits: behind the first record may be others of this name, of an index
+        self.commit()  # that was put back from a copy since
 
     def _apply(self, puts: list[redo.Put]) -> None:
         try:

@@ -11,6 +11,7 @@ import os
 import time
 from typing import Final
 
+from snapfs.store import redo
 from snapfs.store.index import Index
 from snapfs.store.segments import Segments
 
@@ -30,7 +31,10 @@ class Occupancy:
         return self._segments.disk_bytes()
 
     def index_bytes(self) -> int:
+        """With its log."""
         found = 0
+        with contextlib.suppress(FileNotFoundError):
+            found = (self._index.path.parent / redo.FILE).lstat().st_blocks * _SECTOR_BYTES
         with os.scandir(self._index.path) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # the index was exchanged for a smaller copy

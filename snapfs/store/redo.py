@@ -142,11 +142,11 @@ class Redo:
         """
         if self.pending is None or len(self.pending) > PUTS_MAX:
             return None
-        puts, name = list(self.pending), self._name
+        puts, written = list(self.pending), self.written
         if not puts and not pieces:
             return lambda: True
         body = _encode(Record(puts, pieces))
-        head = _HEAD.pack(_MAGIC, len(body), name, self._number)
+        head = _HEAD.pack(_MAGIC, len(body), self._name, self._number)
         data = b"".join((head, blake3(head + body).digest(_DIGEST_BYTES), body))
         at = self._end
         if at + len(data) > self._bytes_max:
@@ -163,8 +163,7 @@ class Redo:
             except SnapfsError as error:
                 self._give_up(at, error)
                 return False
-            if self._name == name:
-                self.written += puts
+            written.extend(puts)  # of the commit that it was taken after: another may have come
             return True
 
         return write
@@ -190,6 +189,8 @@ class Redo:
                     self._disk.sync("redo.sync_zeros", fd)
                     self._disk.sync_directory("redo.directory", self._path.parent)
             except BaseException:
+                with contextlib.suppress(SnapfsError):  # a full disk needs that room
+                    self._disk.truncate("redo.cut", fd, 0)
                 os.close(fd)
                 raise
             self._fd = fd

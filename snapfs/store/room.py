@@ -55,8 +55,10 @@ class Room:
         return True
 
     def is_enough(self, used_bytes: int, puts: int) -> bool:
-        """Whether a commit will fit all the same, as so many puts hardly ever take a page each.  What an earlier process
-        had set aside is there still."""
+        """Whether a commit will fit all the same, as so many puts hardly ever take a page each.
+
+        What an earlier process had set aside is there still: this one is to be told so.
+        """
         needed = used_bytes + puts // PUTS_PER_PAGE * PAGE_BYTES
         if self._reserved_bytes < needed:
             try:

@@ -69,10 +69,14 @@ class Segments:
         self._group: dict[SegmentId, int] | None = None
         """Of appends that are one: where each of their segments ended before."""
         self.unsynced: set[SegmentId] = set()
+        self._syncing: list[SegmentId] = []
+        """By whichever thread: what was in them before is not durable yet."""
         self._noted: deque[Noted] = deque()
         """What was written since the last sync or ``take_noted``, by whichever thread; what was synced may be there."""
         self._all_noted = False
         """All of it that is not synced: it was little, and appended."""
+        self._taken = False
+        """Bytes were taken to be in the log, and not synced since."""
         self.can_punch = True
         """False once the host file system has said that it cannot."""
 
@@ -178,11 +182,18 @@ class Segments:
         caller's to make durable, or to ``forget_noted``."""
         if not self._all_noted:
             return None
-        return [self._noted.popleft() for _ in range(len(self._noted))]
+        taken = [self._noted.popleft() for _ in range(len(self._noted))]
+        self._taken = self._taken or bool(taken)
+        return taken
 
     def forget_noted(self) -> None:
         """What was taken is not durable."""
         self._all_noted = False
+
+    def end_records(self) -> None:
+        """No record counts any more that was made before: what was taken for one, and is not synced, is forgotten."""
+        if self._taken:
+            self.forget_noted()
 
     def _give_up(self, ends: dict[SegmentId, int]) -> None:
         """What was written of an append that failed must neither take the space that a commit needs nor stay for ever
@@ -227,8 +238,9 @@ class Segments:
             NoSpace, Unavailable: a segment could not even be opened; nothing is lost.
         """
         self._noted.clear()  # first: what is written from here on may be missed
-        self._all_noted = True
-        for segment in sorted(self.unsynced):
+        self._all_noted, self._taken = True, False
+        for segment in sorted(self.unsynced.union(self._syncing)):
+            self._syncing.append(segment)  # first: who looks meanwhile finds it here or there
             self.unsynced.discard(segment)
             try:
                 fd = self._disk.open("segment.open", self.file_path(segment), os.O_WRONLY)
@@ -242,6 +254,13 @@ class Segments:
                 self.unsynced.add(segment)
                 self._all_noted = False
                 raise
+            finally:
+                self._syncing.remove(segment)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes that were written are not durable, also if a sync is under way."""
+        return bool(self._syncing or self.unsynced)
 
     def give_back(self, segment: SegmentId, erased: Sequence[int], ranges: Sequence[tuple[int, int]]) -> None:
         """Zero the headers of records at these offsets, so that whoever reads the segment finds none there; then punch

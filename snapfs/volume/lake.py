@@ -58,6 +58,9 @@ SEALING_SECONDS_MAX: Final = 0.5
 _FETCH_PART: Final = 0.8
 """Of the time after which work must be durable: the rest is for fetching and committing it."""
 _POLL_SECONDS: Final = 0.25
+_QUICK_SECONDS: Final = 0.05
+_QUICK_LOOKS: Final = 20
+"""At the index's map, after some of it was given up: new blocks, each at its own place in it, map 0.5 GB a second."""
 
 
 class Lake:
@@ -276,6 +279,7 @@ class Lake:
         """Background work while it lasts: commits on a timer, flushes, reclaims.  At the end everything is synced."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._commit_on_timer)
+            nursery.start_soon(self._bound_map)
             nursery.start_soon(doubt.look_over, self.index, self.core.events, self.commit)
             nursery.start_soon(self._fetch_on_timer)
             nursery.start_soon(self._flush_on_demand)
@@ -296,11 +300,17 @@ class Lake:
                         with trio.move_on_after(SEALING_SECONDS_MAX), contextlib.suppress(SnapfsError):
                             await self.seal_all()
 
+    async def _bound_map(self) -> None:
+        """A task of its own, as a commit may take longer than the map takes to grow."""
+        quick = 0
+        while True:
+            quick = _QUICK_LOOKS if resident.bound(self.index.path / DATA_FILE) else max(0, quick - 1)
+            await trio.sleep(_QUICK_SECONDS if quick else _POLL_SECONDS)
+
     async def _commit_on_timer(self) -> None:
         last = trio.current_time()
         while True:
             await trio.sleep(_POLL_SECONDS)
-            resident.bound(self.index.path / DATA_FILE)
             due = trio.current_time() - last >= self.limits.commit_seconds
             due, self.core.short_of_space = due or self.core.short_of_space, False
             with contextlib.suppress(SnapfsError):  # whoever waits for a sync is told; this is tried again

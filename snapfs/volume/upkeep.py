@@ -112,8 +112,9 @@ class Upkeep:
         if worked:
             await self._commit()
         await self._drop()
-        if self._leftovers:  # what is in the table ``segments`` is durable: only a commit writes there
-            known = [SegmentId(keys.from_u64(key)) for key, _ in items(self._index, "segments")]
+        if self._leftovers:  # what the last commit has, not what is in the log at best
+            with self._index.reader() as reader:
+                known = [SegmentId(keys.from_u64(key)) for key, _ in items(reader, "segments")]
             self._leftovers.remove(blocks.segments, known)
         if gave or shrinking.worth(self._index, SPARE_BYTES_MIN, SPARE_PERCENT):
             self._less.set()

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from snapfs.errors import IOFailure, NoSpace
+from snapfs.store.blocks import digest
 from snapfs.testing.crashing_disk import CHANGING, CrashingDisk
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import BROKEN, FaultyDisk
@@ -23,7 +24,7 @@ LIMITS = Limits(redo_bytes_max=32 * 1024)
 
 
 class SlowDisk(FaultyDisk):
-    """Syncs of the log wait until they may go on, or somebody has waited too long."""
+    """Syncs of the log, and of segments by a thread, wait until they may go on, or somebody has waited too long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +33,8 @@ class SlowDisk(FaultyDisk):
         self.may_go_on.set()
 
     def sync(self, what: str, fd: int) -> None:
-        if what == "redo.sync":
+        here = threading.current_thread() is threading.main_thread()
+        if what == "redo.sync" or (what == "segment.sync" and not here):
             self.entered.set()
             assert self.may_go_on.wait(10)
         super().sync(what, fd)
@@ -210,6 +212,47 @@ def written(subject: EngineSubject, name: bytes) -> bytes:
     found, files = subject.lake.volumes.get("data"), subject.lake.files
     ino = files.lookup(found.head, found.root, name).ino
     return bytes(subject.run(lambda: files.read(found.head, ino, 100, 4)))
+
+
+def test_a_commit_beside_a_sync_syncs_for_itself(engine: EngineSubject, disk: SlowDisk) -> None:
+    """Of who may not wait: what the other is about to sync is not durable yet."""
+    engine.write("data", (b"f",), 0, random.Random(3).randbytes(200_000))
+
+    async def play() -> None:
+        await engine.lake.writeback.flush()
+        disk.may_go_on.clear()
+        disk.entered.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.lake.commit)
+            await trio.to_thread.run_sync(disk.entered.wait)
+            before = disk.calls["segment.sync"]
+            engine.lake.index.commit()
+            assert disk.calls["segment.sync"] == before + 1
+            disk.may_go_on.set()
+
+    engine.run(play)
+
+
+def test_a_commit_ends_records_but_not_the_need_for_their_bytes(engine: EngineSubject, disk: SlowDisk) -> None:
+    """Appended, in a record, and named by nothing yet when the index commits: the next fsync syncs them."""
+    lake, found = engine.lake, engine.lake.volumes.get("data")
+    ino = lake.files.lookup(found.head, found.root, b"g").ino
+    data = random.Random(4).randbytes(5000)
+
+    async def play() -> None:
+        await lake.commit()
+        with lake.core.blocks.placing():
+            lake.core.blocks.pack([(digest(data), data)])
+            lake.files.setattr(found.head, ino, mode=0o600)
+            await lake.persist()
+            lake.files.setattr(found.head, ino, mode=0o640)
+            lake.index.commit()
+            before = disk.calls["segment.sync"]
+            lake.files.setattr(found.head, ino, mode=0o644)
+            await lake.persist()
+            assert disk.calls["segment.sync"] == before + 1
+
+    engine.run(play)
 
 
 def test_many_fsyncs_share_records(engine: EngineSubject, disk: SlowDisk) -> None:

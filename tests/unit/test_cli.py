@@ -569,6 +569,17 @@ def test_wrong_usage(shell: Shell, arguments: list[str]) -> None:
     assert "--help" in shell.fails(*arguments, code=2) or "did you mean" in shell.fails(*arguments, code=2)
 
 
+@pytest.mark.parametrize("ahead", [[], ["--token-file", "none"]])
+@pytest.mark.parametrize("arguments", [["create", "--branch", "b"], ["checkout", "@s", "--save", "--discard"]])
+def test_what_cannot_be_meant_names_the_verb(ahead: list[str], arguments: list[str], shell: Shell) -> None:
+    assert f"see `snap {arguments[0]} --help`" in shell.fails(*ahead, *arguments, code=2)
+
+
+def test_more_than_any_list_has(shell: Shell) -> None:
+    shell.run("create", "--name", "base")
+    assert "@base" in shell.run("list", "--newest", "9" * 30)
+
+
 def test_errors_as_json(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["show", "data@nope", "--json"]) == 3
     out, err = capsys.readouterr()

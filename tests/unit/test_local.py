@@ -272,6 +272,41 @@ def test_an_answer_before_the_question_is_complete(start: Start) -> None:
         assert peer.connections == connections  # the other one still has the half of a question
 
 
+def test_a_stream_whose_reader_is_busy_is_taken_in_and_its_probes_are_answered(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http2, "ATTEND_SECONDS", 0.01)
+    large = RESPONSE(path="p" * 2_000_000)  # more than a socket holds
+    answered = threading.Semaphore(0)
+
+    def answer(peer: H2, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.PingAckReceived):
+            answered.release()
+            if event.ping_data == b"between.":
+                peer.send_headers(1, [("grpc-status", "0")], end_stream=True)
+        if isinstance(event, h2.events.StreamEnded):
+            peer.send_headers(event.stream_id, HEAD)
+            peer.send_data(event.stream_id, framed(RESPONSE(pid=1).SerializeToString()))
+            data, size = framed(large.SerializeToString()), peer.max_outbound_frame_size
+            for at in range(0, len(data), size):
+                peer.send_data(event.stream_id, data[at : at + size])
+            peer.ping(b"between.")
+
+    _, transport = start(answer)
+    answers = transport.stream(METHOD, REQUEST, RESPONSE, timeout_seconds=None)
+    assert next(answers).pid == 1
+    assert answered.acquire(timeout=10)  # behind all that came
+    assert list(answers) == [large]
+    assert not answered.acquire(blocking=False)  # once
+    asked_again = transport.stream(METHOD, REQUEST, RESPONSE, timeout_seconds=None)
+    next(asked_again)
+    asked_again.close()  # type: ignore[attr-defined] # a generator
+    for thread in threading.enumerate():
+        if thread.name == "attend":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_headers_without_end(start: Start, blocks: int) -> None:
     def answer(peer: H2, event: h2.events.Event) -> None:
@@ -474,6 +509,29 @@ def test_a_daemon_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             with connected:  # it was asked for nothing
                 sent = b"".join(iter(lambda: connected.recv(4096), b""))
                 assert b"test.Service" not in sent
+
+
+def test_a_daemon_that_says_nothing_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    def mute(_: http2.Connection, end: float) -> None:
+        waits.append(end - time.monotonic())
+        raise TimeoutError
+
+    monkeypatch.setattr(http2.Connection, "open", mute)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        transport = LocalTransport(addresses.parse(f"unix:{tmp_path}/socket"), Credentials())
+        with Client(transport) as one, pytest.raises(errors.Unavailable, match="did not answer in time"):
+            one.create_volume(name="v")  # tries again
+    assert [wait > 1 for wait in waits] == [True, False, False]
+
+
+def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
+    path = tmp_path / ("s" * 200)
+    with closing(LocalTransport(addresses.parse(f"unix:{path}"), Credentials())) as transport:
+        assert failure(transport, "Get").message == f"cannot reach the daemon at {path}: AF_UNIX path too long"
 
 
 def test_a_daemon_that_dies_ends_what_waits(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from snapfs.errors import IOFailure
 from snapfs.format import segments as fmt
 from snapfs.store import redo
 from snapfs.store.disk import Disk
+from snapfs.store.index import Index
 from snapfs.store.redo import PUTS_MAX, Piece, Put, Record, Redo
 from snapfs.store.segments import NOTED_BYTES_MAX, NOTED_MAX, Segments
 from snapfs.testing.faulty import FaultyDisk
@@ -125,6 +126,14 @@ def test_a_log_that_failed_is_not_used_again(tmp_path: Path, what: str) -> None:
     log.close()
 
 
+@pytest.mark.parametrize("what", ["redo.sync_zeros", "redo.directory"])
+def test_a_log_that_could_not_be_made_takes_no_room(tmp_path: Path, what: str) -> None:
+    disk = FaultyDisk()
+    disk.failing[what] = errno.ENOSPC
+    assert not write(log_of(tmp_path / redo.FILE, disk=disk), *RECORDS[0])
+    assert (tmp_path / redo.FILE).stat().st_size == 0
+
+
 def test_what_is_written_counts_as_written_only_on_top_of_its_commit(tmp_path: Path) -> None:
     log = log_of(tmp_path / redo.FILE)
     assert write(log, *RECORDS[0])
@@ -216,3 +225,20 @@ def test_what_is_not_noted_has_to_be_synced(segments: Segments) -> None:
         assert segments.take_noted() is None
         segments.sync()
         assert segments.take_noted() == []
+
+
+def test_an_index_that_was_just_opened_commits_first(tmp_path: Path) -> None:
+    """It may be put back from a copy: behind the log's first record there may be others that bear its name."""
+    directory = tmp_path / "index"
+    directory.mkdir()
+    index = Index(directory, create=True)
+    index.put("meta", b"key", b"1")
+    index.commit()
+    assert index.record([]) is not None
+    index.close()
+    index = Index(directory)
+    index.put("meta", b"key", b"2")
+    assert index.record([]) is None
+    index.commit()
+    assert index.record([]) is not None
+    index.close()
