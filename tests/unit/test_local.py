@@ -111,7 +111,7 @@ class Peer:
     def _serve(self, connected: socket.socket) -> None:
         peer = H2(h2.config.H2Configuration(client_side=False, header_encoding="ascii"))
         peer.initiate_connection()
-        with connected:
+        with connected, suppress(ConnectionError):  # who hangs up with something unread resets
             connected.sendall(peer.data_to_send())
             while data := connected.recv(65536):
                 for event in peer.receive_data(data):
