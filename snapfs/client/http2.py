@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from snapfs.client import hpack
@@ -103,9 +103,13 @@ class Connection:
 
     Args:
         connected: owned from here on; what opens the connection is sent at once.
+
+    Attributes:
+        metadata: what came with the last answer, before and after its messages; all of it when these have ended.
     """
 
     def __init__(self, connected: socket.socket) -> None:
+        self.metadata: Metadata = {}
         self._socket = connected
         self._buffer = bytearray()
         self._probed = False
@@ -129,19 +133,11 @@ class Connection:
         if self._closed or self._open or self._leaving:
             return False
         try:
-            self._socket.settimeout(0)
-            while len(self._buffer) < _AHEAD_BYTES_MAX and (data := self._socket.recv(_READ_BYTES)):
-                self._buffer += data
-        except BlockingIOError:
-            pass
-        except OSError:
-            return False
-        else:
-            return False  # closed, or it does not stop talking
-        try:
+            if not self._take_ahead():
+                return False
             while len(self._buffer) >= _FRAME_HEAD_BYTES and len(self._buffer) >= self._whole():
                 self._next(None)
-        except Broken:
+        except (OSError, Broken):
             return False
         return not self._leaving
 
@@ -201,8 +197,8 @@ class Connection:
                 self._early, self._leaving = frame, True
                 return
 
-    def messages(self, end: float | None) -> Generator[bytes, None, Metadata]:
-        """The messages of the answer as they come; returns the metadata that came with it, before and after.
+    def messages(self, end: float | None) -> Iterator[bytes]:
+        """The messages of the answer as they come.
 
         Raises:
             TimeoutError: not before ``end``.
@@ -210,7 +206,7 @@ class Connection:
             Reset: the daemon gave up.
             TooLong: a message is.
         """
-        metadata: Metadata = {}
+        self.metadata = {}
         parts = bytearray()
         headers_bytes = 0
         while self._open:
@@ -226,7 +222,7 @@ class Connection:
                 if headers_bytes > HEADERS_BYTES_MAX:
                     raise Broken("headers that go wrong")
                 try:
-                    metadata.update(hpack.decode(block))
+                    self.metadata.update(hpack.decode(block))
                 except hpack.Malformed as error:
                     raise Broken(str(error)) from None
             elif kind == _DATA:
@@ -237,9 +233,8 @@ class Connection:
                 self._open = False
         if parts:
             raise Broken("the answer ends in the middle of a message")
-        return metadata
 
-    def attended(self, messages: Generator[bytes, None, Metadata]) -> Generator[bytes, None, Metadata]:
+    def attended(self, messages: Iterable[bytes]) -> Iterator[bytes]:
         """Those of ``messages``, for a reader who may take long over one: ``snap diff | less``."""
         import threading
 
@@ -259,12 +254,7 @@ class Connection:
             threading.Thread(target=attend, name="attend", daemon=True).start()
         turn.acquire()
         try:
-            while True:
-                try:
-                    message = next(messages)
-                except StopIteration as end:
-                    metadata: Metadata = end.value
-                    return metadata
+            for message in messages:
                 try:
                     turn.release()
                     yield message
@@ -278,10 +268,7 @@ class Connection:
         """Add what has come to the buffer, answer the probes in it; False if the connection is lost."""
         buffer, at = self._buffer, 0
         try:
-            self._socket.settimeout(0)
-            with contextlib.suppress(BlockingIOError):
-                while len(buffer) < _AHEAD_BYTES_MAX and (data := self._socket.recv(_READ_BYTES)):
-                    buffer += data
+            self._take_ahead()
             while (end := at + _FRAME_HEAD_BYTES + int.from_bytes(buffer[at : at + 3], "big")) <= len(buffer):
                 if buffer[at + 3] == _PING and not buffer[at + 4] & _ACK:
                     self._send(_frame(_PING, _ACK, 0, bytes(buffer[at + _FRAME_HEAD_BYTES : end])), None)
@@ -290,6 +277,20 @@ class Connection:
         except (OSError, Broken):
             return False
         return True
+
+    def _take_ahead(self) -> bool:
+        """Add what has come to the buffer, as far as the windows go.  False: the connection was closed, or more comes.
+
+        Raises:
+            OSError: it is lost.
+        """
+        self._socket.settimeout(0)
+        try:
+            while len(self._buffer) < _AHEAD_BYTES_MAX and (data := self._socket.recv(_READ_BYTES)):
+                self._buffer += data
+        except BlockingIOError:
+            return True
+        return False
 
     def _whole_block(self, frame: Frame, end: float | None) -> bytes:
         _, flags, _, payload = frame
@@ -420,7 +421,7 @@ def _unpadded(flags: int, payload: bytes) -> bytes:
     return payload[1 : len(payload) - payload[0]]
 
 
-def _whole_messages(parts: bytearray) -> Generator[bytes, None, None]:
+def _whole_messages(parts: bytearray) -> Iterator[bytes]:
     """Take the messages out that are complete."""
     while len(parts) >= _MESSAGE_HEAD_BYTES:
         if parts[0]:

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from snapfs import errors
@@ -86,7 +86,9 @@ class LocalTransport:
         try:
             connection.request(self._headers(method, timeout_seconds), request.SerializeToString(), end)
             messages = connection.messages(end)
-            metadata = yield from _parsed(connection.attended(messages) if attended else messages, response)
+            for message in connection.attended(messages) if attended else messages:
+                yield _parsed(message, response)
+            metadata = connection.metadata  # before another call has the connection
         except BaseException as error:
             self._live.discard(connection)
             connection.close()
@@ -182,20 +184,13 @@ class LocalTransport:
         return error_from("RESOURCE_EXHAUSTED", str(error), {})
 
 
-def _parsed(messages: Generator[bytes, None, Metadata], response: type[M]) -> Generator[M, None, Metadata]:
+def _parsed(message: bytes, response: type[M]) -> M:
     from google.protobuf.message import DecodeError
 
-    while True:
-        try:
-            message = next(messages)
-        except StopIteration as end:
-            metadata: Metadata = end.value
-            return metadata
-        try:
-            parsed = response.FromString(message)
-        except DecodeError:
-            raise error_from("INTERNAL", "Exception deserializing response!", {}) from None
-        yield parsed
+    try:
+        return response.FromString(message)
+    except DecodeError:
+        raise error_from("INTERNAL", "Exception deserializing response!", {}) from None
 
 
 def _check(metadata: Metadata) -> None:

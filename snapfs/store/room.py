@@ -46,13 +46,7 @@ class Room:
             IOFailure.
         """
         wanted = used_bytes + puts * PAGE_BYTES + SPARE_BYTES
-        if self._reserved_bytes < wanted - SPARE_BYTES // 2:
-            try:
-                self._disk.allocate("index.reserve", self._file, self._reserved_bytes, wanted - self._reserved_bytes)
-            except NoSpace:
-                return False
-            self._reserved_bytes = wanted
-        return True
+        return self._reserved_bytes >= wanted - SPARE_BYTES // 2 or self._set_aside(wanted)
 
     def is_enough(self, used_bytes: int, puts: int) -> bool:
         """Whether a commit will fit all the same, as so many puts hardly ever take a page each.
@@ -60,12 +54,15 @@ class Room:
         What an earlier process had set aside is there still: this one is to be told so.
         """
         needed = used_bytes + puts // PUTS_PER_PAGE * PAGE_BYTES
-        if self._reserved_bytes < needed:
-            try:
-                self._disk.allocate("index.reserve", self._file, self._reserved_bytes, needed - self._reserved_bytes)
-            except NoSpace:
-                return False
-            self._reserved_bytes = needed
+        return self._reserved_bytes >= needed or self._set_aside(needed)
+
+    def _set_aside(self, end: int) -> bool:
+        """Blocks of the host up to there; False if it has too few.  Raises IOFailure."""
+        try:
+            self._disk.allocate("index.reserve", self._file, self._reserved_bytes, end - self._reserved_bytes)
+        except NoSpace:
+            return False
+        self._reserved_bytes = end
         return True
 
     def trim(self, used_bytes: int) -> None:
