@@ -437,6 +437,29 @@ def test_a_change_in_the_same_tick_of_the_clock_is_restored(engine: EngineSubjec
     assert engine.tree("data") == engine.tree("data", "one")
 
 
+@pytest.mark.parametrize("change", ["first gone", "second gone", "second moved", "third made"])
+def test_hard_links_changed_in_the_same_tick_of_the_clock_are_restored(engine: EngineSubject, change: str) -> None:
+    """The names of one file in the snapshot are names of one file again, and of no other."""
+    first, second, third = (b"1",), (b"2",), (b"3",)
+    engine.make("data", first, "file", 0o644)
+    engine.write("data", first, 0, b"content")
+    engine.link("data", first, second)
+    engine.snapshot("data", "one")
+    view, ino = engine._resolve("data", first)
+    files = engine.lake.files
+    old = files.getattr(view, ino)
+    if change in ("second moved", "third made"):
+        engine.link("data", first, third)
+    if change != "third made":
+        engine.unlink("data", first if change == "first gone" else second)
+    files.setattr(view, ino, mtime_ns=old.mtime_ns, ctime_ns=old.ctime_ns)
+    assert files.getattr(view, ino).ctime_ns == old.ctime_ns
+    engine.restore("data", "one", ())
+    links = {path: node.links for path, node in engine.tree("data").items() if path in (first, second, third)}
+    assert links.pop(third, (third,)) == (third,)
+    assert links == {first: (first, second), second: (first, second)}
+
+
 def test_a_restore_that_something_is_in_the_way_of_changes_nothing(engine: EngineSubject) -> None:
     for path in ((b"d",), (b"d", b"e")):
         engine.make("data", path, "directory", 0o755)
