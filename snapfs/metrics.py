@@ -30,6 +30,8 @@ _POLLING: Final = {
     "found": "Requests of the kernel that were awaited past the scheduler",
     "sleeps": "Requests of the kernel that the scheduler awaited",
     "passes": "How often other tasks went before the next request",
+    "holds": "How often idle cores were kept awake",
+    "held_seconds": "How long idle cores were kept awake",
 }
 
 

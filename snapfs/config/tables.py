@@ -69,6 +69,7 @@ class Mount(Table, frozen=True, kw_only=True):
     allow_other: Annotated[bool, _fixed("Users other than the one who mounts may use the mount.")] = False
     xattrs: Annotated[bool, _fixed("Extended attributes; small writes become slower.")] = False
     polling: Annotated[bool, _live("Requests are awaited past the scheduler while they come fast.")] = True
+    awake: Annotated[bool, _live("Idle processor cores are kept awake while requests come fast.")] = True
 
 
 class Store(Table, frozen=True, kw_only=True):

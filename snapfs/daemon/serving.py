@@ -98,6 +98,7 @@ def serve(store: Path, mountpoint: Path, options: Options, process: Process) -> 
             allow_other=options.allow_other or config.mount.allow_other,
             xattrs=options.xattrs or config.mount.xattrs,
             polling=config.mount.polling,
+            awake=config.mount.awake,
         )
         trio.run(_Daemon(lake, settings, place, options, process, bound).run)
     log.info("the store is closed", store=lake.path)
@@ -214,6 +215,7 @@ class _Daemon:
         self._process.configure(config)
         self._lake.follow(config.pace())
         self._session.polling.enabled = config.mount.polling
+        self._session.polling.awake.follow(enabled=config.mount.awake)
         schedule.follow(config.pace())
 
     def _ends(self, number: signal.Signals) -> bool:

@@ -96,6 +96,10 @@ class Handles:
         files = self._by_node.get(node)
         return files is not None and any(not file.stale for file in files)
 
+    def has_open(self, node: Node) -> bool:
+        """Whether anything is open of the node, stale or not."""
+        return node in self._by_node
+
     def keep_unlinked(self, node: Node) -> bool:
         """The engine asks, as the node's last link goes: must it stay for its handles?"""
         if not self.is_open(node):

@@ -12,6 +12,9 @@ Invariants:
     programs may have mapped), and then the names that lead to them: a file that nobody has open goes with its names,
     pages and all.
   * Nothing is done to what a checkout did not touch: its pages stay warm.
+  * Of many replaced files the names are dropped by their nodes, in a few calls (``prune``).  A file that the kernel has
+    forgotten since has no name there any more; of each that it still knows the names are dropped one by one.  So what
+    the kernel did with the call, and whether it came in time, decides about the cost only.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -31,6 +35,7 @@ from pyfuse3 import InodeT
 from snapfs.errors import NotFound
 from snapfs.fuse.handles import File, Handles
 from snapfs.fuse.nodes import Node, Nodes, Tree
+from snapfs.fuse.prune import Pruner, portions
 from snapfs.fuse.push import Pusher
 from snapfs.types import Ino
 from snapfs.volume.files import Files
@@ -44,6 +49,14 @@ _THREADS_MAX: Final = 4
 """Not trio's own threads: those may all wait for requests that wait for us."""
 _GONE: Final = frozenset({errno.ENOTCONN, errno.ENODEV, errno.EBADF, errno.EINVAL})
 """Answers to a notice after the mount has ended."""
+_PRUNED_MIN: Final = 8
+"""Replaced files: fewer are named one by one, which waits for nothing."""
+_PRUNERS: Final = 2
+"""Threads that prune: most of it is the kernel freeing pages, 0.3 us each, which two cores do at once."""
+_FORGET_SECONDS_MAX: Final = 0.01
+"""How long the kernel's next word is waited for that it forgot what was pruned: it has all of them to say by then."""
+_FORGET_SECONDS_A_NODE: Final = 20e-6
+"""And altogether, beyond that: one by one takes as long a node."""
 _DEPTH_MAX: Final = 1024
 """Of a path, in directories: more cannot be opened by one path anyway."""
 
@@ -56,10 +69,10 @@ class Outdated:
 
     tree: Tree
     entries: list[tuple[Ino, bytes]]
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[Node]
     """Touched nodes that the kernel knows, of regular files those that are open."""
-    replaced: list[Ino] = field(default_factory=list)
-    """Regular files that the kernel knows."""
+    replaced: dict[Node, Ino]
+    """Regular files that the kernel knows, by the nodes that it knows them by."""
 
 
 class MountKernel:
@@ -71,10 +84,13 @@ class MountKernel:
         self._handles = handles
         self._limiter = trio.CapacityLimiter(_THREADS_MAX)
         self.pusher = Pusher(mountpoint)
+        self.pruner = Pruner()
         self._pushing = trio.Lock()
         self._pushes_begun = 0
         self._pushed = 0
         """Number of the last push that was done."""
+        self._forgot: trio.Event | None = None
+        """Somebody waits for the kernel to forget nodes."""
         self.device = 0
         """st_dev of the mount; 0 while it is not served."""
 
@@ -130,16 +146,9 @@ class MountKernel:
         tree = self._nodes.find_tree(volume_id)
         if tree is None or self.device == 0:
             return None
-        outdated = Outdated(tree, entries=touched.entries)
-        for ino in touched.inodes:
-            node = self._nodes.node(tree, ino)
-            if self._nodes.is_known(node):
-                replaced = self._nodes.retire(node)
-                if replaced:
-                    outdated.replaced.append(ino)
-                if not replaced or self._handles.outdate(node):
-                    outdated.nodes.append(node)
-        return outdated
+        replaced, nodes = self._nodes.retire(tree, touched.inodes)
+        nodes += [node for node in replaced if self._handles.outdate(node)]
+        return Outdated(tree, touched.entries, nodes, replaced)
 
     async def refresh(self, outdated: object) -> None:
         """Make the kernel forget it.
@@ -152,9 +161,11 @@ class MountKernel:
         assert isinstance(outdated, Outdated)
         with trio.CancelScope(shield=True):  # half done, the kernel would keep old data for a day
             await self._each(_invalidate_inode, outdated.nodes)
+            if len(outdated.replaced) >= _PRUNED_MIN:
+                await self._prune(list(outdated.replaced))
             tree = outdated.tree
             entries = {(self._nodes.node(tree, parent), name) for parent, name in outdated.entries}
-            entries |= self._names(tree, outdated.replaced)
+            entries |= self._names(tree, [i for node, i in outdated.replaced.items() if self._nodes.is_known(node)])
             found = [(parent, name) for parent, name in entries if self._nodes.is_known(parent)]
             await self._each(_invalidate_entry, found)
 
@@ -165,7 +176,33 @@ class MountKernel:
             with trio.CancelScope(shield=True):
                 await self._each(_invalidate_entry, [entry])
 
+    def forgot(self) -> None:
+        """The kernel has told of nodes that it forgot."""
+        if self._forgot is not None:
+            self._forgot.set()
+            self._forgot = None
+
     # How
+
+    async def _prune(self, nodes: list[Node]) -> None:
+        """Make the kernel drop all names of retired nodes that nobody uses, and wait a moment for its word."""
+        async with trio.open_nursery() as nursery:
+            shared = portions(nodes)
+            for _ in range(_PRUNERS):
+                nursery.start_soon(partial(trio.to_thread.run_sync, self.pruner.prune, shared, limiter=self._limiter))
+        if not self.pruner.works:
+            return
+        unused = [node for node in nodes if not self._handles.has_open(node)]
+        until = trio.current_time() + _FORGET_SECONDS_MAX + len(unused) * _FORGET_SECONDS_A_NODE
+        with trio.move_on_after(_FORGET_SECONDS_MAX) as scope:
+            while unused:
+                if not self._nodes.is_known(unused[-1]):
+                    unused.pop()
+                    continue
+                if self._forgot is None:
+                    self._forgot = trio.Event()
+                await self._forgot.wait()
+                scope.deadline = min(until, trio.current_time() + _FORGET_SECONDS_MAX)
 
     async def _each(self, notice: Callable[[T], None], targets: Iterable[T]) -> None:
         waiting = list(targets)

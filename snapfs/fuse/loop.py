@@ -18,6 +18,7 @@ Invariants:
   * Looking again and again, which saves the wake-up of a core that went idle, lasts ``LOOK_SECONDS`` at most.  It is
     left out for twice as many requests after each time that it was in vain (as the kernel's haltpoll shrinks its
     window), and for a while when another took the core meanwhile: who computes on this core keeps it.
+  * Cores are held awake (``latency``) only by who awaits a request here: trio's wait begins when they were let go.
   * ``notify_closing`` ends the wait wherever it is.
 """
 
@@ -33,6 +34,8 @@ from typing import Any, Final, cast
 import pyfuse3
 import trio
 
+from snapfs.fuse.latency import QUIET_SECONDS, RUN_REQUESTS, Awake
+
 TURN_SECONDS: Final = 0.002
 """Between two passes of the scheduler at most, and one request more.  Who makes fewer requests than one in that time
 does not notice what trio's own wait costs."""
@@ -44,6 +47,7 @@ SKIPPED_WHEN_LOST: Final = 100
 """Requests that are not looked for after that."""
 SKIPPED_MAX: Final = 512
 _READY: Final = select.POLLIN
+_NEVER: Final = float("inf")
 
 
 class Polling(trio.abc.Instrument):
@@ -51,10 +55,12 @@ class Polling(trio.abc.Instrument):
 
     Args:
         enabled: else requests are awaited as pyfuse3 does it.  May be changed at any time.
+        awake: keeps cores awake meanwhile; none does if not given.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, awake: Awake | None = None) -> None:
         self.enabled = enabled
+        self.awake = awake or Awake(enabled=False)
         self.found = 0
         """Requests that a look or poll(2) found."""
         self.sleeps = 0
@@ -74,7 +80,13 @@ class Polling(trio.abc.Instrument):
         self._closing = False
 
     def counts(self) -> dict[str, float]:
-        return {"found": self.found, "sleeps": self.sleeps, "passes": self.passes}
+        return {
+            "found": self.found,
+            "sleeps": self.sleeps,
+            "passes": self.passes,
+            "holds": self.awake.holds,
+            "held_seconds": self.awake.held_seconds(),
+        }
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -86,6 +98,7 @@ class Polling(trio.abc.Instrument):
         try:
             yield
         finally:
+            self.awake.let_go()
             setattr(pyfuse3, "trio", trio)  # noqa: B010
             trio.lowlevel.remove_instrument(self)
 
@@ -97,6 +110,10 @@ class Polling(trio.abc.Instrument):
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         self._lock.wake()
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout > 0.0:  # nobody awaits a request here: all workers may be answering, for as long as a disk hangs
+            self.awake.let_go()
 
     def after_io_wait(self, timeout: float) -> None:
         self._turn_until = self._scheduler.turn_until()
@@ -112,15 +129,20 @@ class Polling(trio.abc.Instrument):
         if fd != self._fd:
             self._follow(fd)
         look, runnable, can_rest = self._look, self._scheduler.runnable, self._scheduler.visible
+        awake = self.awake
+        let_go = perf_counter() + QUIET_SECONDS if awake.held else _NEVER
         while self.enabled:
             now, rest_ms = perf_counter(), 0.0
+            if now >= let_go:
+                awake.let_go()
+                let_go = _NEVER
             if runnable or now >= self._turn_until:
                 self.passes += 1
                 await trio.lowlevel.checkpoint()
                 if self._closing:
                     raise trio.ClosedResourceError
             elif can_rest:
-                rest_ms = (self._turn_until - now) * 1000
+                rest_ms = (min(self._turn_until, let_go) - now) * 1000
             # whoever rests without looking on looks once by that
             ready = [] if rest_ms and self._skip else look(0.0)
             if not ready and rest_ms:
@@ -130,9 +152,16 @@ class Polling(trio.abc.Instrument):
                     self._turn_until = 0.0
                 if ready[0][0] == fd:
                     self.found += 1
+                    if not self.found % RUN_REQUESTS:
+                        awake.asked(now)
                     return
-            elif rest_ms or not can_rest:
+            elif not can_rest:
                 break
+            elif rest_ms:
+                if let_go is _NEVER:
+                    break
+                self._turn_until = 0.0  # trio's wait would not end when cores are to be let go
+        awake.let_go()
         self.sleeps += 1
         await trio.lowlevel.wait_readable(fd)
 

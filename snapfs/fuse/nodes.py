@@ -25,6 +25,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -212,13 +213,28 @@ class Nodes:
             del self._link_nodes[link]
         self._free(node)
 
-    def retire(self, node: Node) -> bool:
-        """The content of the node was replaced: if it is a regular file that the kernel knows, the file
-        goes by another number from now on; whether it is one."""
-        if not self._known.get(node, 0) & 1:
-            return False
-        self._renumber(node)
-        return True
+    def retire(self, tree: Tree, inos: Iterable[Ino]) -> tuple[dict[Node, Ino], list[Node]]:
+        """The content of these inodes was replaced: regular files that the kernel knows go by other numbers now.
+
+        Returns:
+            (such files, by the numbers that are retired; nodes of what else of these the kernel knows).
+        """
+        retired: dict[Node, Ino] = {}
+        others: list[Node] = []
+        first, known = tree.number << INO_BITS, self._known
+        special = bool(self._spare or self._unlinked)
+        for ino in inos:
+            node = self.node(tree, ino) if special else Node(first | ino)
+            count = known.get(node)
+            if count is None:
+                continue
+            if count & 1:
+                retired[node] = ino
+            else:
+                others.append(node)
+        for node in retired:
+            self._renumber(node)
+        return retired, others
 
     def _renumber(self, node: Node) -> Node:
         """Retire the number; the one that the object goes by from now on."""

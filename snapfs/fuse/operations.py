@@ -109,6 +109,7 @@ class Requests(XattrRequests):
     def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, lookups in inode_list:
             self._nodes.forget(inode, lookups)
+        self._kernel.forgot()
 
     @request
     def mknod(self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:

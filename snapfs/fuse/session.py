@@ -23,14 +23,15 @@ from snapfs import mounts
 from snapfs.errors import NotFound, NotPermitted, SnapfsError, Unavailable
 from snapfs.fuse.handles import Handles
 from snapfs.fuse.kernel import MountKernel
+from snapfs.fuse.latency import Awake
 from snapfs.fuse.loop import Polling
 from snapfs.fuse.nodes import Nodes
 from snapfs.fuse.operations import Requests
+from snapfs.fuse.prune import FUSE_DEVICE
 from snapfs.volume.lake import Lake
 
 log = logging.getLogger(__name__)
 
-FUSE_DEVICE: Final = Path("/dev/fuse")
 READ_AHEAD_KIB: Final = 2048
 """Reads then come in 1 MiB instead of 128 KiB, and enough of them at a time that both the disk and we are busy."""
 _TASKS_MIN: Final = 8
@@ -50,6 +51,8 @@ class Options:
     """Extended attributes; with them the kernel asks for one with every small write."""
     polling: bool = True
     """Requests are awaited in poll(2) first; see ``loop``."""
+    awake: bool = True
+    """Cores are kept awake while requests come so; see ``latency``."""
 
 
 class _Option(str):
@@ -88,7 +91,7 @@ class Session:
         self.ended = trio.Event()
         """The mount has ended."""
         self.kernel = MountKernel(lake.files, nodes, handles, mountpoint)
-        self.polling: Final = Polling(enabled=options.polling)
+        self.polling: Final = Polling(enabled=options.polling, awake=Awake(enabled=options.awake))
         """How requests are awaited."""
         self._requests = Requests(lake, nodes, handles, self.kernel, xattrs=options.xattrs)
         self.timings: Final = self._requests.timings
@@ -135,6 +138,7 @@ class Session:
         major, minor = map(int, mount.device.split(":"))
         self._device = mount.device
         self.kernel.device = os.makedev(major, minor)
+        self.kernel.pruner.begin()
         _raise_read_ahead(mount.device)
         task_status.started()
 
@@ -183,6 +187,7 @@ class Session:
 
     def close(self) -> None:
         """Free the session; the mount has ended or been detached, or is now."""
+        self.kernel.pruner.end()
         mount = mounts.at(self._mountpoint)
         ours = mount is not None and self._device in (mount.device, "")
         if ours and self.ended.is_set():  # libfuse leaves it there when the connection was aborted

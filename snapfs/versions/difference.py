@@ -32,3 +32,10 @@ def changed_subjects(tree: Snapshotted, between: list[Epoch]) -> Iterator[bytes]
         if subject != last:
             last = subject
             yield subject
+
+
+def changed_inodes(tree: Snapshotted, between: list[Epoch]) -> Iterator[bytes]:
+    """Of ``changed_subjects`` those of directory entries and, of each inode that has others, one or some of these; in
+    no order, and perhaps twice."""
+    for epoch in between:
+        yield from tree.changed_inodes(epoch)

@@ -191,6 +191,25 @@ class Snapshotted:
         except EngineError as error:
             raise damaged(error) from error
 
+    def changed_inodes(self, epoch: Epoch) -> Iterator[bytes]:
+        """Of each inode with a version at the epoch the subjects of its directory entries, then one of its others if it
+        has any: a seek an inode, however many extents it has.  As for ``changes`` otherwise."""
+        head = keys.u64(epoch)
+        try:
+            cursor = self._source.cursor("changes")
+            found = cursor.set_range(head)
+            while found:
+                key = cursor.key()
+                if not key.startswith(head):
+                    return
+                yield key[EPOCH_BYTES:]
+                if key[_INO_END : _INO_END + 1] == _ENTRY:  # which sort first
+                    found = cursor.next()
+                else:
+                    found = cursor.set_range(key[:_INO_END] + _PAST_KINDS)
+        except EngineError as error:
+            raise damaged(error) from error
+
     def at(self, epoch: Epoch, subject: bytes) -> bytes | None:
         """Payload of exactly this version; a tombstone is empty; None: no such version."""
         return self._source.get("tree", keys.versioned(subject, epoch))
@@ -203,6 +222,9 @@ _INO_END: Final = EPOCH_BYTES + 8
 """Of a key of ``changes``."""
 _ATTRIBUTES: Final = bytes((keys.INODE,))
 """A subject's rest behind the inode, of its attributes."""
+_ENTRY: Final = bytes((keys.DIRENT,))
+_PAST_KINDS: Final = b"\xff"
+"""Behind the inode: after all of its subjects."""
 
 
 class Keyspace(Snapshotted):

@@ -24,7 +24,7 @@ from snapfs.errors import AlreadyExists, Conflict, Invalid, NotFound, Stale
 from snapfs.format import keys, records
 from snapfs.format.records import SnapshotRecord
 from snapfs.types import PAGE_BYTES, Epoch
-from snapfs.versions.difference import changed_subjects, epochs_between
+from snapfs.versions.difference import changed_inodes, epochs_between
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core, now_ns
 from snapfs.volume.files import Files
@@ -202,7 +202,7 @@ class Snapshots(References):
         core.admit()
         old = volume.head.epoch
         between = epochs_between(core.epochs, old, record.epoch)
-        touched = Touched().add(changed_subjects(core.tree, between))
+        touched = Touched().add(changed_inodes(core.tree, between))
         self._files.forget_head(volume.head)
         path = core.epochs.path(record.epoch, volume.head.path)
         volume.head.path = core.epochs.extend(path, core.epochs.create(record.epoch, volume.id))

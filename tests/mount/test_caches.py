@@ -257,6 +257,61 @@ class TestUnlinked:
         assert (mounted.volume / "file").read_bytes() == b"here"
 
 
+class TestMany:
+    """Names of many files are dropped by their nodes, in a few calls; of what is held they are dropped one by one."""
+
+    def test_what_is_held_and_what_is_not(self, mounted) -> None:
+        volume, files = mounted.volume, 120
+        for directory in ("left", "right"):
+            (volume / directory).mkdir()
+        paths = [volume / ("left" if number % 3 else "right") / f"{number:03d}" for number in range(files)]
+        for number, path in enumerate(paths):
+            path.write_bytes(b"old %d" % number)
+        for number in range(5):
+            os.link(paths[number], volume / f"hard{number}")
+        (volume / "same").write_bytes(b"s" * 16 * PAGE)
+        mounted.snapshot("old")
+        expected = [self._state(volume)]
+        for number, path in enumerate(paths):
+            path.write_bytes(b"newer and longer %d" % number)
+        paths[60].rename(volume / "right" / "moved")
+        paths[61].unlink()
+        (volume / "left" / "added").write_bytes(b"added")
+        mounted.snapshot("new")
+        expected.append(self._state(volume))
+        with contextlib.ExitStack() as held:
+            reading = held.enter_context(held_open(paths[0]))
+            writing = held.enter_context(held_open(paths[1], os.O_RDWR))
+            os.pread(reading, 10, 0)
+            pinned = held.enter_context(held_open(paths[2], os.O_PATH))
+            watch = _libc.inotify_init1(os.O_CLOEXEC)
+            held.callback(os.close, watch)
+            assert _libc.inotify_add_watch(watch, os.fsencode(paths[3]), 0x2) > 0
+            inside = held.enter_context(held_open(volume / "left"))
+            for turn in (0, 1, 0):
+                cached = cached_pages(volume / "same")
+                mounted.checkout(("old", "new")[turn])
+                assert cached_pages(volume / "same") == cached
+                assert self._state(volume) == expected[turn]
+                assert is_stale(reading)
+                assert is_stale(writing)
+                names = {name for name in expected[turn] if name.startswith("left/")}
+                assert {f"left/{name}" for name in os.listdir(inside)} == names
+            status = os.fstat(pinned)
+            assert status.st_ino != paths[2].stat().st_ino
+        assert self._state(volume) == expected[0]
+
+    @staticmethod
+    def _state(volume: Path) -> dict[str, tuple[bytes, tuple[int, ...]]]:
+        """Bytes, size and times of every file, by path; twice, as the second comes from the kernel's caches."""
+        found = []
+        for _ in range(2):
+            paths = [path for path in volume.rglob("*") if path.is_file()]
+            found.append({str(path.relative_to(volume)): (path.read_bytes(), attributes(path)) for path in paths})
+        assert found[0] == found[1]
+        return found[0]
+
+
 class TestWarmth:
     def test_unchanged_files_keep_their_pages(self, mounted) -> None:
         volume = mounted.volume

@@ -13,11 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from snapfs.format import keys
 from snapfs.store.index import items
 from snapfs.types import Epoch, Ino, VolumeId
-from snapfs.versions.difference import changed_subjects, epochs_between
+from snapfs.versions.difference import changed_inodes, changed_subjects, epochs_between
 from snapfs.versions.epochs import ROOT, View
 from snapfs.volume.lake import Lake
 
-SUBJECTS = [keys.xattr(Ino(9000 + number % 2), b"%d" % number) for number in range(8)]
+SUBJECTS = [
+    *(keys.xattr(Ino(9000 + number % 2), b"%d" % number) for number in range(8)),
+    *(keys.dirent(Ino(9000), b"%d" % number, 0) for number in range(2)),
+]
 VOLUME = VolumeId(999_999)
 
 
@@ -104,6 +107,12 @@ class KeyspaceMachine(RuleBasedStateMachine):
         changed = list(changed_subjects(self.tree, between))
         assert changed == sorted(set(changed))
         assert {s for s in SUBJECTS if was.get(s) != now.get(s)} <= set(changed)
+        some = set(changed_inodes(self.tree, between))
+        assert some <= set(changed)
+        assert {keys.split(s)[0] for s in some} == {keys.split(s)[0] for s in changed}
+        assert {s for s in some if keys.split(s)[1] == keys.DIRENT} == {
+            s for s in changed if keys.split(s)[1] == keys.DIRENT
+        }
 
     @rule()
     def compare(self) -> None:

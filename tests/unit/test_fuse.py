@@ -161,7 +161,7 @@ class TestNodes:
         assert nodes.place(one.node(SNAP_INO)) is None
         nodes.looked_up(file, regular=True)
         assert nodes.is_there(file)
-        nodes.retire(file)
+        nodes.retire(one, [Ino(9)])
         spare = nodes.node(one, Ino(9))
         assert not nodes.is_there(file)
         assert nodes.is_there(spare)
@@ -184,11 +184,12 @@ class TestNodes:
         nodes, one = Nodes(), tree()
         nodes.remember(one)
         file, directory = one.node(Ino(1)), one.node(Ino(2))
-        assert not nodes.retire(file)
+        both = [Ino(1), Ino(2)]
+        assert nodes.retire(one, both) == ({}, [])
         nodes.looked_up(file, regular=True)
         nodes.looked_up(directory)
-        assert not nodes.retire(directory)
-        assert nodes.retire(file)
+        assert nodes.retire(one, both) == ({file: 1}, [directory])
+        assert nodes.node(one, Ino(2)) == directory
         second = nodes.node(one, Ino(1))
         assert second != file
         assert nodes.is_retired(file)
@@ -198,7 +199,7 @@ class TestNodes:
         nodes.looked_up(second, regular=True)
         nodes.forget(file, 1)
         assert nodes.node(one, Ino(1)) == second
-        assert nodes.retire(second)
+        assert nodes.retire(one, both) == ({second: 1}, [directory])
         third = nodes.node(one, Ino(1))
         assert third not in (file, second)
         nodes.forget(second, 1)
@@ -212,7 +213,7 @@ class TestNodes:
         nodes.remember(one)
         file = one.node(Ino(1))
         nodes.looked_up(file, regular=True)
-        assert nodes.retire(file)
+        assert nodes.retire(one, [Ino(1)]) == ({file: 1}, [])
         for _ in range(3):
             spare = nodes.node(one, Ino(1))
             assert spare != file
@@ -288,7 +289,7 @@ class TestHandles:
         outdated = kernel.outdate(one.number, touched)
         assert outdated is not None
         assert set(outdated.nodes) == {one.node(Ino(1)), one.node(Ino(9))}
-        assert sorted(outdated.replaced) == [8, 9]
+        assert outdated.replaced == {one.node(Ino(8)): 8, one.node(Ino(9)): 9}
         assert nodes.is_retired(one.node(Ino(8)))
         assert nodes.is_retired(one.node(Ino(9)))
 

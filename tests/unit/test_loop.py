@@ -357,7 +357,9 @@ class TestRest:
                         nursery.cancel_scope.cancel()
 
                 nursery.start_soon(requests.serve, handler)
-        assert polling.counts() == {"found": 0, "sleeps": polling.sleeps, "passes": 0}
+        assert polling.counts() == {
+            "found": 0, "sleeps": polling.sleeps, "passes": 0, "holds": 0, "held_seconds": 0
+        }  # fmt: skip
         assert polling.sleeps >= 100
 
 
