@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from snapfs.errors import Corrupt, IOFailure, NoSpace, NotPermitted, SnapfsError, Unavailable
+from snapfs.store.flights import Flight, Read, submit
 from snapfs.types import PAGE_BYTES
 
 DIRECT_BYTES_MIN: Final = 1024 * 1024
@@ -129,10 +130,13 @@ class Disk:
 
     def is_cached(self, fd: int, offset: int, size: int) -> bool:
         """Whether the page cache has all of a range; false if the kernel does not tell."""
-        span, found = (ctypes.c_uint64 * 2)(offset, size), (ctypes.c_uint64 * 5)()
-        if _libc.syscall(_CACHESTAT, fd, span, found, 0) != 0:
-            return False
-        return bool(found[0] >= (offset + size - 1) // PAGE_BYTES - offset // PAGE_BYTES + 1)
+        pages = (offset + size - 1) // PAGE_BYTES - offset // PAGE_BYTES + 1
+        return _cached_pages(fd, offset, size)[0] >= pages
+
+    def is_clean(self, fd: int, offset: int, size: int) -> bool:
+        """Whether a read past the page cache need not wait for pages of the range to be written; true if the kernel
+        does not tell."""
+        return not _cached_pages(fd, offset, size)[1]
 
     def pread_direct(self, what: str, fd: int, buffer: memoryview, offset: int) -> int:
         """Fill a buffer past the page cache; bytes read.  It begins at a page's beginning, and so does its place in the
@@ -147,6 +151,11 @@ class Disk:
             return 0
         finally:
             os.close(direct)
+
+    def submit_direct(self, what: str, reads: Sequence[Read]) -> Flight | None:
+        """Send reads on their way past the page cache, of which each tells what came of it as ``pread_direct`` does.
+        None: that cannot be done here."""
+        return submit(reads)
 
     def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
         """Bytes of a file as the disk has them: past the page cache, where its file system can do that.  May be short
@@ -240,6 +249,14 @@ class Disk:
         with _named("statvfs"):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def _cached_pages(fd: int, offset: int, size: int) -> tuple[int, int]:
+    """(all, to be written or being written) that the page cache has of a range; none if the kernel does not tell."""
+    span, found = (ctypes.c_uint64 * 2)(offset, size), (ctypes.c_uint64 * 5)()
+    if _libc.syscall(_CACHESTAT, fd, span, found, 0) != 0:
+        return 0, 0
+    return found[0], found[1] + found[2]
 
 
 def _write_direct(fd: int, parts: Sequence[Bytes], offset: int, total: int) -> bool:

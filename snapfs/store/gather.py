@@ -3,6 +3,7 @@
 Invariants:
   * Bytes that do not match their block's hash are never left in a buffer that is returned.
   * Touches no index and no cache: runs in any thread.
+  * What comes by a flight, or without waiting, is an answer only where it matches: all else is ``gather``'s.
   * A block that does not come rightly with its neighbours (an error of the disk, an early end, other bytes than were
     written) is read once more, alone and through the page cache: that answer counts.  So a bad sector between blocks
     harms none of them, and what goes past the page cache changes no answer.
@@ -10,8 +11,9 @@ Invariants:
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from snapfs.errors import Corrupt, IOFailure
@@ -19,6 +21,7 @@ from snapfs.format import records
 from snapfs.format import segments as fmt
 from snapfs.format.records import Block
 from snapfs.store.disk import Disk
+from snapfs.store.flights import READS_MAX, STAGING_BYTES, Flight, Read, fresh_buffer
 from snapfs.store.segments import _File
 from snapfs.store.unpacking import digest, mismatch, unpack
 from snapfs.types import PAGE_BYTES, BlockId
@@ -26,7 +29,7 @@ from snapfs.types import PAGE_BYTES, BlockId
 GAP_BYTES_MAX: Final = 16 * 1024
 """Bytes between two records that are read along rather than by a second call."""
 
-RUN_BYTES_MAX: Final = 2 * 1024 * 1024 - 2 * PAGE_BYTES
+RUN_BYTES_MAX: Final = STAGING_BYTES - 2 * PAGE_BYTES
 """Read by one call: more than the kernel's largest request and the rest of the blocks at its ends.  With what else is
 in its first and last page it fits into a staging buffer."""
 
@@ -48,42 +51,91 @@ class Wanted(NamedTuple):
     pieces: list[Piece]
 
 
+Run = list[Wanted]
+"""Blocks that lie near each other in a segment, by offset."""
+
 Rest = list[tuple[BlockId, bytes]]
 """(block, its raw bytes)."""
 
 
-def gather(disk: Disk, wanted: list[Wanted], buffer: bytearray, *, wait: bool = True) -> Rest | None:
-    """Fill a buffer with pieces of blocks, each of which is verified.
-
-    Args:
-        wait: false: give up, with anything in the buffer, if the page cache lacks some of it.
+def gather(disk: Disk, wanted: list[Wanted], buffer: bytearray) -> Rest:
+    """Fill a buffer with pieces of blocks, each of which is verified.  Waits for the disk: in a worker thread.
 
     Returns:
-        The blocks that only a part was taken of, or that were unpacked; None if it gave up.
+        The blocks that only a part was taken of, or that were unpacked.
 
     Raises:
         Corrupt: a segment does not hold what was written.
         IOFailure: the disk refused.
     """
     rest: Rest = []
-    try:
-        staging = _staging.pop()
-    except IndexError:
-        staging = memoryview(mmap.mmap(-1, RUN_BYTES_MAX + 2 * PAGE_BYTES))
-    try:
-        with memoryview(buffer) as view:
-            for run in [wanted] if len(wanted) == 1 else _runs(wanted):
-                if not _fill(disk, run, view, staging, wait, rest):
-                    return None
-    finally:
-        if len(_staging) < _STAGING_MAX:
-            _staging.append(staging)
+    with _borrowed() as staging, memoryview(buffer) as view:
+        for run in runs_of(wanted):
+            start, size = span_of(run)
+            if size >= DIRECT_BYTES_MIN and not disk.is_cached(run[0].file.fd, start, size):
+                span = _past_the_cache(disk, run[0].file.fd, start, size, staging)
+            else:
+                span = staging[: _count(disk, run[0].file.fd, start, staging[:size])]
+            for one in _settle_all(run, span, start, view, rest):
+                _settle(one, _alone(disk, one), view, rest)
     return rest
 
 
-def _runs(wanted: list[Wanted]) -> list[list[Wanted]]:
+def take_cached(disk: Disk, run: Run, buffer: bytearray, rest: Rest, *, look: bool = False) -> bool:
+    """As ``gather``, of what the page cache has, without waiting.  False: it lacks some of the run, or has other bytes
+    than were written, and the buffer may have anything in the run's place.
+
+    Args:
+        look: probably it lacks some: it is not to fetch that, which asking for bytes makes it do.
+    """
+    start, size = span_of(run)
+    if (look or size >= DIRECT_BYTES_MIN) and not disk.is_cached(run[0].file.fd, start, size):
+        return False
+    with _borrowed() as staging, memoryview(buffer) as view:
+        span = staging[:size]
+        if disk.preadv_cached(run[0].file.fd, [span], start) < size:
+            return False
+        return not _settle_all(run, span, start, view, rest)
+
+
+def reads_of(runs: list[Run]) -> Iterator[tuple[list[Run], list[Read]]]:
+    """What to send on its way together."""
+    batch: list[Run] = []
+    reads: list[Read] = []
+    total = 0
+    for run in runs:
+        start, size = span_of(run)
+        first, end = start // PAGE_BYTES * PAGE_BYTES, -(-(start + size) // PAGE_BYTES) * PAGE_BYTES
+        if batch and (total + end - first > STAGING_BYTES or len(reads) == READS_MAX):
+            yield batch, reads
+            batch, reads, total = [], [], 0
+        batch.append(run)
+        reads.append((run[0].file.fd, first, end - first))
+        total += end - first
+    if batch:
+        yield batch, reads
+
+
+def land(flight: Flight, runs: list[Run], reads: list[Read], buffer: bytearray, rest: Rest) -> list[Wanted]:
+    """As ``gather``, of reads that have come: those of ``reads_of``.
+
+    Returns:
+        The blocks that did not come rightly.
+    """
+    missing: list[Wanted] = []
+    at = 0
+    with memoryview(buffer) as view:
+        for run, (_, first, size), count in zip(runs, reads, flight.counts, strict=True):
+            missing += _settle_all(run, flight.bytes[at : at + count], first, view, rest)
+            at += size
+    return missing
+
+
+def runs_of(wanted: list[Wanted]) -> list[Run]:
     """Grouped by what lies near each other in a segment, by offset."""
-    runs: list[list[Wanted]] = []
+    if len(wanted) == 1:
+        return [wanted]
+    runs: list[Run] = []
     segment = end = limit = 0
     for one in sorted(wanted, key=_place):
         entry = one.entry
@@ -101,27 +153,36 @@ def _place(one: Wanted) -> tuple[int, int]:
     return one.entry.segment, one.entry.offset
 
 
-def _fill(disk: Disk, run: list[Wanted], view: memoryview, staging: memoryview, wait: bool, rest: Rest) -> bool:
-    """As ``gather``, of a run.  False if it gave up."""
-    fd, first, last = run[0].file.fd, run[0].entry.offset, run[-1].entry
-    start, size = first + fmt.BLOCK_HEADER_BYTES, last.offset + last.stored_bytes - first
-    if not wait:
-        span = staging[:size]
-        if disk.preadv_cached(fd, [span], start) < size:
-            return False
-    elif size >= DIRECT_BYTES_MIN and not disk.is_cached(fd, start, size):
-        span = _past_the_cache(disk, fd, start, size, staging)
-    else:
-        span = staging[: _count(disk, fd, start, staging[:size])]
+def span_of(run: Run) -> tuple[int, int]:
+    """(offset, size) of the stored bytes, and what is between them."""
+    first, last = run[0].entry.offset, run[-1].entry
+    return first + fmt.BLOCK_HEADER_BYTES, last.offset + last.stored_bytes - first
+
+
+def _settle_all(run: Run, span: memoryview, start: int, view: memoryview, rest: Rest) -> list[Wanted]:
+    """Check and lay out what begins at ``start`` of the segment.  Returns the blocks that are not as written."""
+    wrong: list[Wanted] = []
+    start -= fmt.BLOCK_HEADER_BYTES
     for one in run:
-        at = one.entry.offset - first
+        at = one.entry.offset - start
         try:
             _settle(one, span[at : at + one.entry.stored_bytes], view, rest)
         except Corrupt:
-            if not wait:
-                raise
-            _settle(one, _alone(disk, one), view, rest)
-    return True
+            wrong.append(one)
+    return wrong
+
+
+@contextlib.contextmanager
+def _borrowed() -> Iterator[memoryview]:
+    try:
+        staging = _staging.pop()
+    except IndexError:
+        staging = memoryview(fresh_buffer())
+    try:
+        yield staging
+    finally:
+        if len(_staging) < _STAGING_MAX:
+            _staging.append(staging)
 
 
 def _settle(one: Wanted, stored: memoryview, view: memoryview, rest: Rest) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from snapfs.store.disk import Bytes, Disk, from_os
+from snapfs.store.flights import Flight, Read
 from snapfs.store.verify import WITNESS
 from snapfs.types import PAGE_BYTES
 
@@ -191,6 +192,9 @@ class CrashingDisk(Disk):
 
     def pread_direct(self, what: str, fd: int, buffer: memoryview, offset: int) -> int:
         return 0
+
+    def submit_direct(self, what: str, reads: Sequence[Read]) -> Flight | None:
+        return None
 
     def sync(self, what: str, fd: int) -> None:
         self._run(Operation(what, Kind.SYNC, self._paths[fd]), lambda: Disk.sync(self, what, fd))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from snapfs.store.disk import Bytes, Disk, from_os
+from snapfs.store.flights import Flight, Read
 
 
 class FaultyDisk(Disk):
@@ -55,6 +56,13 @@ class FaultyDisk(Disk):
             return 0
         self.calls[what] += 1
         return super().pread_direct(what, fd, buffer, offset)
+
+    def submit_direct(self, what: str, reads: Sequence[Read]) -> Flight | None:
+        if self.failing:
+            return None
+        flight = super().submit_direct(what, reads)
+        self.calls[what] += len(reads) if flight is not None else 0
+        return flight
 
     def read_direct(self, what: str, path: Path, size: int, offset: int) -> bytes:
         self._called(what)

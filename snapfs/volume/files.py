@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 import msgspec
+import trio
 
 from snapfs.errors import Corrupt, Invalid, IsADirectory, TooLarge
 from snapfs.extents import HOLE, Extent, plan_read
 from snapfs.format import keys
-from snapfs.format.records import Inode
-from snapfs.store.gather import Buffers, Wanted, gather
+from snapfs.format.records import CODEC_RAW, Inode
+from snapfs.store.disk import Disk
+from snapfs.store.gather import (
+    DIRECT_BYTES_MIN,
+    Buffers,
+    Rest,
+    Run,
+    Wanted,
+    gather,
+    land,
+    reads_of,
+    runs_of,
+    span_of,
+    take_cached,
+)
 from snapfs.store.occupancy import Occupancy
 from snapfs.types import FILE_BYTES_MAX, BlockId, Ino
 from snapfs.versions.epochs import View
@@ -21,6 +37,12 @@ from snapfs.volume.storing import INLINE_BYTES
 from snapfs.volume.threads import in_thread
 from snapfs.volume.whereabouts import of_inode
 from snapfs.volume.writeback import Writeback
+
+TURN_SECONDS: Final = 0.0005
+"""Spent on pieces of one answer before others have their turn."""
+
+SCATTERED_MIN: Final = 4
+"""So many reads at places of their own go together past the page cache, rather than one after the other through it."""
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -161,14 +183,62 @@ async def fill(core: Core, pieces: Iterable[Extent], offset: int, buffer: bytear
         one.pieces.append((start, length, at))
     if not wanted:
         return
-    chosen, rest = list(wanted.values()), None
-    if raw_bytes <= INLINE_BYTES:
-        rest = gather(core.disk, chosen, buffer, wait=False)
-    if rest is None:
-        with blocks.pinned():
-            rest = await in_thread(lambda: gather(core.disk, chosen, buffer))
-    for block, data in rest or ():
+    for block, data in await _gather(core, list(wanted.values()), raw_bytes, buffer):
         blocks.remember(block, data)
+
+
+async def _gather(core: Core, wanted: list[Wanted], raw_bytes: int, buffer: bytearray) -> Rest:
+    """As ``gather``: on this thread what the page cache has, and by a flight what is much or lies scattered; the rest
+    in a worker thread."""
+    # Decompressing is for a thread; what is stored as it is takes less time than the way there and back.
+    here = raw_bytes <= INLINE_BYTES or all(one.entry.codec == CODEC_RAW for one in wanted)
+    runs = runs_of(wanted)
+    rest: Rest = []
+    if here and len(runs) == 1 and take_cached(core.disk, wanted, buffer, rest):  # as mostly
+        return rest
+    with core.blocks.pinned():
+        if here:
+            if len(runs) > 1:
+                runs = await _take_cached(core.disk, runs, buffer, rest)
+            if len(runs) >= SCATTERED_MIN or sum(span_of(run)[1] for run in runs) >= DIRECT_BYTES_MIN:
+                wanted = await _fly(core.disk, runs, buffer, rest)
+            else:
+                wanted = [one for run in runs for one in run]
+        if wanted:
+            rest += await in_thread(lambda: gather(core.disk, wanted, buffer))
+    return rest
+
+
+async def _take_cached(disk: Disk, runs: list[Run], buffer: bytearray, rest: Rest) -> list[Run]:
+    """Returns those that the page cache had not.  Others have their turn meanwhile."""
+    missing: list[Run] = []
+    until = time.perf_counter() + TURN_SECONDS
+    for run in runs:
+        if not take_cached(disk, run, buffer, rest, look=bool(missing)):
+            missing.append(run)
+        if time.perf_counter() > until:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            until = time.perf_counter() + TURN_SECONDS
+    return missing
+
+
+async def _fly(disk: Disk, runs: list[Run], buffer: bytearray, rest: Rest) -> list[Wanted]:
+    """Read past the page cache.  Returns the blocks that have to be read otherwise."""
+    clean = [run for run in runs if disk.is_clean(run[0].file.fd, *span_of(run))]
+    missing = [] if len(clean) == len(runs) else [one for run in runs if run not in clean for one in run]
+    for batch, reads in reads_of(clean):
+        flight = disk.submit_direct("segment.read", reads)
+        if flight is None:
+            missing += [one for run in batch for one in run]
+            continue
+        try:
+            with trio.CancelScope(shield=True):
+                while not flight.done():
+                    await trio.lowlevel.wait_readable(flight.fd)
+            missing += land(flight, batch, reads, buffer, rest)
+        finally:
+            flight.finish()
+    return missing
 
 
 def _check_within(block: BlockId, end: int, raw_bytes: int) -> None:

@@ -7,15 +7,19 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
 from snapfs.errors import Corrupt, IOFailure
+from snapfs.store import flights
+from snapfs.store.flights import Flight, Read
 from snapfs.store.gather import BUFFER_BYTES, BUFFERS_MAX, Buffers
 from snapfs.testing.engine import EngineSubject
 from snapfs.testing.faulty import FaultyDisk
 from snapfs.types import BLOCK_BYTES_MAX, PAGE_BYTES
+from snapfs.volume import files
 from snapfs.volume.threads import in_thread
 
 MIB = 1 << 20
@@ -35,6 +39,9 @@ class Disk(FaultyDisk):
         self.direct: list[int] = []
         """Bytes that were read past the page cache."""
         self.bad_page = -1
+        self.flies = True
+        self.flights: list[int] = []
+        """Reads that were sent together."""
         self.began = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -57,6 +64,25 @@ class Disk(FaultyDisk):
             done += size
         return done
 
+    def submit_direct(self, what: str, reads: Sequence[Read]) -> Flight | None:
+        """As ``pread_direct``; held up it stays on its way."""
+        if self.past == "refused" or not self.flies:
+            return None
+        flight = super().submit_direct(what, reads)
+        if flight is None:
+            return None
+        self.flights.append(len(reads))
+        return cast(Flight, HeldFlight(self, flight, reads))
+
+    def preadv_cached(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        if offset <= self.bad_page * PAGE_BYTES < offset + sum(map(len, buffers)):
+            return 0
+        return super().preadv_cached(fd, buffers, offset)
+
+    def preadv_waiting(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        """In place of ``preadv_cached``: a page cache that has all."""
+        return super().preadv("segment.read", fd, buffers, offset)
+
     def is_cached(self, fd: int, offset: int, size: int) -> bool:
         return super().is_cached(fd, offset, size) if self.caches is None else self.caches
 
@@ -74,6 +100,45 @@ class Disk(FaultyDisk):
             buffer[count // 2 : count // 2 + 100_000] = bytes(100_000)
         self.direct.append(count)
         return count
+
+
+class HeldFlight:
+    """A flight that comes when its disk lets go of it, and whose reads went as the disk has them go."""
+
+    def __init__(self, disk: Disk, flight: Flight, reads: Sequence[Read]) -> None:
+        self._disk, self._flight, self._reads = disk, flight, reads
+        self.counts = flight.counts
+        self.fd = os.eventfd(1)
+        """Always ready: who waits for it asks again."""
+
+    @property
+    def bytes(self) -> memoryview:
+        return self._flight.bytes
+
+    def done(self) -> bool:
+        self._disk.began.set()
+        if not self._disk.go_on.is_set() or not self._flight.done():
+            return False
+        disk, start, at = self._disk, self._disk.bad_page * PAGE_BYTES, 0
+        for number, (_, offset, size) in enumerate(self._reads):
+            if disk.refuses_large or offset <= start < offset + size:
+                self.counts[number] = 0
+            if disk.past == "short":
+                self.counts[number] //= 3
+            if disk.past == "stale":
+                self.bytes[at + size // 2 : at + size // 2 + 1000] = bytes(1000)
+            disk.direct.append(self.counts[number])
+            at += size
+        return True
+
+    def finish(self) -> None:
+        self._flight.finish()
+        os.close(self.fd)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flights, "SENDING_SECONDS_MAX", 30)  # this machine may be busy
 
 
 @pytest.fixture
@@ -161,17 +226,91 @@ def test_what_lies_side_by_side_is_read_by_one_call(engine: EngineSubject, disk:
     assert blocks._cache_bytes <= 8 * 256 * 1024, "only blocks at the ends of requests are kept"
 
 
+@pytest.mark.parametrize("flies", [True, False])
 @pytest.mark.parametrize("past", ["", "refused", "short", "stale"])
-def test_past_the_page_cache(engine: EngineSubject, disk: Disk, past: str) -> None:
+def test_past_the_page_cache(engine: EngineSubject, disk: Disk, past: str, flies: bool) -> None:
     """Whatever comes of it, the answer is what was written: what is missing or wrong is read once more."""
     rng = random.Random(9)
     data = b"".join(rng.randbytes(MIB) + b"some text, " * 20_000 for _ in range(3))
     stored(engine, data)
-    disk.caches, disk.past = False, past
+    disk.caches, disk.past, disk.flies = False, past, flies
     for at, size in ((0, MIB), (MIB, MIB), (777, MIB), (len(data) - MIB, MIB), (5, 2 * MIB)):
         engine.lake.core.blocks._cache.clear()
         assert read(engine, at, size) == data[at : at + size]
     assert bool(disk.direct) == (past != "refused")
+    assert bool(disk.flights) == (flies and past != "refused")
+
+
+def scattered(engine: EngineSubject, disk: Disk, rng: random.Random) -> bytes:
+    """A file whose pages lie in many places, and which nothing has in memory."""
+    data = bytearray(rng.randbytes(MIB))
+    stored(engine, bytes(data))
+    for at in rng.sample(range(0, MIB, 2 * PAGE_BYTES), 100):
+        engine.write("data", (b"f",), at, new := rng.randbytes(PAGE_BYTES))
+        engine.write("data", (b"f",), at + 2 * MIB, rng.randbytes(40_000))  # between them
+        data[at : at + PAGE_BYTES] = new
+        engine.flush()
+    engine.reopen()
+    disk.calls.clear()
+    return bytes(data)
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_what_lies_scattered_is_read_at_once(
+    engine: EngineSubject, disk: Disk, bad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that do not come are read once more, alone; what the disk cannot read at all is an error."""
+    data = scattered(engine, disk, random.Random(12))
+    monkeypatch.setattr(disk, "preadv_cached", lambda *_: 0)
+    disk.past = "short" if bad else ""
+    assert read(engine, 0, MIB) == data
+    assert len(disk.flights) == 1
+    assert disk.flights[0] > 30
+    assert (disk.calls["segment.read"] > disk.flights[0]) == bad
+
+
+def test_one_of_many_reads_that_fails(
+    engine: EngineSubject, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = scattered(engine, disk, random.Random(13))
+    monkeypatch.setattr(disk, "preadv_cached", lambda *_: 0)
+    (segment,) = (tmp_path / "store" / "segments").glob("*.seg")
+    disk.bad_page = segment.read_bytes().index(data[500_000:][:64]) // PAGE_BYTES
+    with pytest.raises(IOFailure):
+        read(engine, 0, MIB)
+    assert disk.flights
+    disk.bad_page = -1
+    assert read(engine, 0, MIB) == data
+
+
+def test_others_have_their_turn_while_much_is_laid_out(
+    engine: EngineSubject, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = scattered(engine, disk, random.Random(14))
+    disk.caches = True
+    monkeypatch.setattr(files, "TURN_SECONDS", 0)
+    monkeypatch.setattr(disk, "preadv_cached", disk.preadv_waiting)
+    view, ino = engine._resolve("data", (b"f",))
+    turns = 0
+
+    async def play() -> bytes | bytearray:
+        nonlocal turns
+        async with trio.open_nursery() as nursery:
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    turns += 1
+
+            nursery.start_soon(count)
+            answer = await engine.lake.files.read(view, ino, 0, MIB)
+            nursery.cancel_scope.cancel()
+            return answer
+
+    assert engine.run(play) == data
+    assert disk.flights == []
+    assert turns > 30
 
 
 def test_what_the_page_cache_has_is_taken_from_there(engine: EngineSubject, disk: Disk, tmp_path: Path) -> None:
@@ -261,8 +400,10 @@ def test_damage_among_good_blocks(engine: EngineSubject, tmp_path: Path) -> None
         assert read(engine, at, MIB) == data[at : at + MIB]
 
 
-def test_what_is_read_stays_until_it_is_read(engine: EngineSubject, disk: Disk) -> None:
+@pytest.mark.parametrize("flies", [True, False])
+def test_what_is_read_stays_until_it_is_read(engine: EngineSubject, disk: Disk, flies: bool) -> None:
     """The file is cut off, stored anew and its old blocks given back while a read waits for the disk."""
+    disk.flies, disk.caches = flies, False
     data, new = (random.Random(seed).randbytes(MIB) for seed in (4, 5))
     stored(engine, data)
     view, ino = engine._resolve("data", (b"f",))
@@ -288,6 +429,7 @@ def test_what_is_read_stays_until_it_is_read(engine: EngineSubject, disk: Disk) 
 
     engine.run(play)
     assert answers == [data]
+    assert bool(disk.flights) == flies
     assert read(engine, 0, MIB) == new
     assert engine.fsck() == []
 
