@@ -3,8 +3,8 @@
 Invariants:
   * Everything here is synchronous and runs on the trio thread: between two awaits of a caller it is atomic.
   * An operation checks everything that can fail before its first put: there is no rolling back.
-  * Extents of an inode belong to its ``fork``; a record that no view can reach any more is dropped at once if
-    there are few of its kind, else named in table ``reap``.
+  * Extents of an inode belong to its ``fork``; records that no view can reach any more are named in table
+    ``reap``, by their inode, and dropped in the background; at once if much waits there.
   * Whatever adds, hides or drops the record of an extent tells the accounts so in the same step, before it changes the
     tree; but where a step hides many at once, they are named in table ``unaccounted``.  Own records of an inode that
     is named there are not reaped before: they say what was accounted already.
@@ -51,7 +51,11 @@ SPACE_CHECK_NS: Final = 100_000_000
 """How long a reading of the host's free space is good for."""
 
 REAP_NOW_MAX: Final = 256
-"""Records dropped, or accounted as hidden, within the operation that killed them; more are left to the background."""
+"""Records accounted as hidden, or dropped, within the operation that killed them; more are left to the background."""
+
+REAP_WAITING_MAX: Final = 20_000
+"""Dead inodes and forks that may wait for the background: who removes faster than that gives space back does it
+himself, so that what waits stays bounded."""
 
 ALL_FORKS: Final = 0xFFFFFFFF
 """In table ``reap``: everything of the inode."""
@@ -208,6 +212,12 @@ class Core:
         """Carry out a plan on a head's file.  The caller stores the inode, whose allocated bytes change by
         ``plan.covered_bytes``."""
         tree, epoch, ino, fork = self.tree, view.epoch, inode.ino, inode.fork
+        if not old and len(plan.puts) == 1:  # as of most files
+            offset, length, block, block_offset = plan.puts[0]
+            self.accounts.change(block, epoch, born=1, home=(ino, offset - block_offset))
+            tree.put(view, keys.extent(ino, fork, offset), records.encode_extent(length, block, block_offset))
+            self.usages.grow(view, plan.covered_bytes)
+            return
         touched = {extent.offset for extent in plan.puts}.union(plan.deletes)
         changes: dict[BlockId, _Change] = {}
         hidden: list[tuple[Epoch, bytes]] = []
@@ -342,13 +352,17 @@ class Core:
         return cut
 
     def reap(self, epoch: Epoch, ino: Ino, fork: int) -> None:
-        """Drop the epoch's records of a dead inode or fork: now if few, later if many."""
-        subjects = self._own(epoch, ino, fork, REAP_NOW_MAX)
+        """Drop the epoch's records of a dead inode or fork: later, by way of table ``reap``; now if they are few and
+        many wait there already."""
+        subjects = self._own(epoch, ino, fork, 0)
         if not subjects:
             return
-        waits = self.index.count("unaccounted") > 0 and unaccounted.first(self.index, epoch, ino) is not None
-        if waits or not self._drop_dead(epoch, subjects, REAP_NOW_MAX):
-            self.index.put("reap", keys.extents(ino, fork) + keys.u64(epoch), records.PRESENT)
+        if self.index.count("reap") >= REAP_WAITING_MAX:
+            subjects = self._own(epoch, ino, fork, REAP_NOW_MAX)
+            waits = self.index.count("unaccounted") > 0 and unaccounted.first(self.index, epoch, ino) is not None
+            if not waits and self._drop_dead(epoch, subjects, REAP_NOW_MAX):
+                return
+        self.index.put("reap", keys.extents(ino, fork) + keys.u64(epoch), records.PRESENT)
 
     def reap_some(self, epoch: Epoch, ino: Ino, fork: int, limit: int) -> bool:
         """Drop at most ``limit`` records; whether that was all."""

@@ -51,8 +51,8 @@ class Names(Attributes):
         """As ``lookup``; None if there is no such name."""
         if len(name) > NAME_BYTES_MAX:
             return None
-        payload = self._tree.get(view, keys.dirent(parent, name, self._core.seed))
-        return None if payload is None else self.getattr(view, records.decode_dirent(payload)[0])
+        found = self._tree.find(view, keys.dirent(parent, name, self._core.seed))
+        return self.getattr(view, records.decode_dirent(found[1])[0]) if found and found[1] else None
 
     def _entry(self, view: View, parent: Ino, name: bytes, subject: bytes) -> tuple[Ino, int, Epoch]:
         """(inode, S_IFMT bits, epoch of the version) of an entry; ``subject`` is its key."""
@@ -358,7 +358,7 @@ class Names(Attributes):
                 core.bury(view, other)
             else:
                 self._unlinked(view, other, now, gone=gone)
-                self._writeback.replaced.add(view, inode.ino, other)
+                self._writeback.took_place(view, inode, other)
         if above[0].ino == above[1].ino:
             self._touch(view, above[0], now, links=left + came)
         else:

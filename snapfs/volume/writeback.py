@@ -19,6 +19,7 @@ import math
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -27,6 +28,7 @@ import trio
 from snapfs.api import QuotaKind
 from snapfs.errors import NotFound, SnapfsError
 from snapfs.extents import plan_write
+from snapfs.format.records import Inode
 from snapfs.store.blocks import Placed, digest
 from snapfs.types import Ino, VolumeId
 from snapfs.versions.epochs import View
@@ -34,7 +36,7 @@ from snapfs.volume.core import Core
 from snapfs.volume.quota import exceeded, uncovered_bytes
 from snapfs.volume.reduction.compression import Trials
 from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, has_zeros
-from snapfs.volume.reduction.reducer import Fresh, Reducer
+from snapfs.volume.reduction.reducer import Fresh, Reducer, Written
 from snapfs.volume.reduction.replaced import Replaced
 from snapfs.volume.runs import Runs
 from snapfs.volume.storing import Cut, Cutting, packing, work
@@ -46,13 +48,17 @@ CHANGES_MAX: Final = 1024
 """Or when this many runs are dirty in files that had data before: each is work of its own, some 60 us, and the next
 snapshot would wait for all of it.  New files often go soon, so they count by their bytes only."""
 
+SETTLED_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Or when this much is dirty in files that took the place of others: they are there to stay."""
+
 IDLE_SECONDS: Final = 0.5
 """Or when something is dirty and nothing was written for so long."""
 
 
 class DirtyFile:
     __slots__ = (
-        "changes", "counted", "ino", "limit", "reserved_bytes", "runs", "taken", "taken_reserved_bytes", "view",
+        "changes", "counted", "ino", "limit", "reserved_bytes", "runs", "settled", "taken", "taken_reserved_bytes",
+        "view",
     )  # fmt: skip
 
     def __init__(self, view: View, ino: Ino, *, changes: bool) -> None:
@@ -60,6 +66,8 @@ class DirtyFile:
         self.ino = ino
         self.changes = changes
         """It had data before."""
+        self.settled = False
+        """It took the place of another, and was not flushed since."""
         self.runs = Runs()
         self.taken: Runs | None = None
         self.limit = 0
@@ -107,6 +115,8 @@ class Writeback:
         """Set when the background should flush."""
         self._changed_runs = 0
         """Dirty, in files that had data before; about."""
+        self._settled_bytes = 0
+        """Dirty in files when they took the place of others; about."""
         self._written_at = 0.0
         """Time of the last write, by trio's clock; infinite: what it left was looked at."""
 
@@ -194,6 +204,17 @@ class Writeback:
         if self._core.dirty_bytes > self._flush_bytes or self._changed_runs > CHANGES_MAX:
             self.wanted.set()
 
+    def took_place(self, view: View, inode: Inode, other: Inode) -> None:
+        """The file took the name of another one."""
+        file = self._files.get((view.volume_id, inode.ino))
+        if file is not None and not file.settled:
+            file.settled = True
+            self._settled_bytes += file.runs.total_bytes
+            if self._settled_bytes > SETTLED_BYTES_MAX:
+                self.wanted.set()
+        if inode.allocated_bytes or (file is not None and file.taken):  # else its flush compares it
+            self.replaced.add(view, inode.ino, other)
+
     def _reserve(self, file: DirtyFile, delta_bytes: int) -> None:
         file.reserved_bytes += delta_bytes
         self._core.usages.of(file.view).pending_bytes += delta_bytes
@@ -222,7 +243,7 @@ class Writeback:
     def discard_all(self) -> None:
         """Nothing of it can be stored any more."""
         self._files.clear()
-        self._core.dirty_bytes = self._core.dirty_runs = self._changed_runs = 0
+        self._core.dirty_bytes = self._core.dirty_runs = self._changed_runs = self._settled_bytes = 0
 
     def _forget_if_clean(self, file: DirtyFile) -> None:
         key = (file.view.volume_id, file.ino)
@@ -264,16 +285,19 @@ class Writeback:
             await self._flush(chosen, final)
 
     async def flush_some(self) -> None:
-        """In the background: all, where much is dirty; else what was changed of files that had data before.  Streams
-        keep their unfinished last chunk.
+        """In the background: all, where much is dirty; else files that are likely to stay.  Streams keep their
+        unfinished last chunk; what took the place of another file is no stream that goes on.
 
         Raises as ``flush``.
         """
         async with self._lock:
+            self._count_changed()  # some may have been discarded
             if self._core.dirty_bytes > self._flush_bytes:
                 await self._flush(list(self._files.values()), final=False)
             elif self._changed_runs > CHANGES_MAX:
                 await self._flush([file for file in self._files.values() if file.changes], final=False)
+            elif self._settled_bytes > SETTLED_BYTES_MAX:
+                await self._flush([file for file in self._files.values() if file.settled], final=True)
 
     async def flush_idle(self) -> None:
         """What is dirty, once, if nothing was written for a while.  Raises as ``flush``."""
@@ -287,7 +311,7 @@ class Writeback:
         if not chosen:
             return
         for file in chosen:
-            file.taken, file.runs, file.limit = file.runs, Runs(), file.runs.end
+            file.taken, file.runs, file.limit, file.settled = file.runs, Runs(), file.runs.end, False
             file.taken_reserved_bytes, file.reserved_bytes = file.reserved_bytes, 0
         self._count_changed()
         try:
@@ -305,6 +329,7 @@ class Writeback:
 
     def _count_changed(self) -> None:
         self._changed_runs = sum(len(file.runs.offsets) for file in self._files.values() if file.changes)
+        self._settled_bytes = sum(file.runs.total_bytes for file in self._files.values() if file.settled)
 
     @asynccontextmanager
     async def appending(self) -> AsyncIterator[None]:
@@ -346,14 +371,16 @@ class Writeback:
             with core.blocks.segments.together():
                 async with packing(reducer, size, placed) as pack:
                     while parts := await work(size, cutting.next):
+                        long = [part for part in parts if part.run.end - part.run.start > CHUNK_BYTES_MIN]
+                        await reducer.reduce(
+                            Written(files[number].view, files[number].ino, [part.chunks for part in of_file])
+                            for number, of_file in groupby(long, key=lambda part: part.file)
+                        )
                         wanted: list[Fresh] = []
                         of, manner = -1, (0, Trials())
                         for number, run, chunks in parts:
-                            view, ino = files[number].view, files[number].ino
-                            if run.end - run.start > CHUNK_BYTES_MIN:
-                                chunks = await reducer.reduce(view, ino, chunks)
                             if number != of:
-                                of, manner = number, reducer.manner(view, ino)
+                                of, manner = number, reducer.manner(files[number].view, files[number].ino)
                             run.chunks += chunks
                             for chunk in chunks:
                                 if not chunk.block and chunk.hash not in asked and not core.blocks.known(chunk.hash):
@@ -382,7 +409,7 @@ class Writeback:
                 if start >= end:
                     break
                 extents = self.reducer.extents(view, file.ino, run.chunks, limit, placed)
-                old = core.extents(view, inode, start, end)
+                old = core.extents(view, inode, start, end) if allocated else []
                 plan = plan_write([extent for extent, _ in old], extents, start, end)
                 core.apply(view, inode, old, plan)
                 size, allocated, changed = max(size, end), allocated + plan.covered_bytes, True

@@ -16,18 +16,18 @@ _SETTINGS = settings(
 
 
 class Deferring(AccountsMachine):
-    """What is more than a few records is accounted and dropped later."""
+    """What is more than a few records is accounted and dropped later; few may wait."""
 
     def __init__(self) -> None:
-        self._at_once = core.REAP_NOW_MAX
-        core.REAP_NOW_MAX = 3  # type: ignore[misc]
+        self._limits = core.REAP_NOW_MAX, core.REAP_WAITING_MAX
+        core.REAP_NOW_MAX, core.REAP_WAITING_MAX = 3, 2  # type: ignore[misc]
         super().__init__()
 
     def teardown(self) -> None:
         try:
             super().teardown()
         finally:
-            core.REAP_NOW_MAX = self._at_once  # type: ignore[misc]
+            core.REAP_NOW_MAX, core.REAP_WAITING_MAX = self._limits  # type: ignore[misc]
 
 
 @pytest.mark.timeout(120)

@@ -60,6 +60,7 @@ def test_accounts_equal_a_recount() -> None:
 @pytest.fixture
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "REAP_NOW_MAX", 1)
+    monkeypatch.setattr(core, "REAP_WAITING_MAX", 2)
     monkeypatch.setattr(reclaim, "BATCH", 2)
     monkeypatch.setattr(book, "ALIASES_MAX", 2)
     monkeypatch.setattr(book, "WEIGHT_MAX", 40)

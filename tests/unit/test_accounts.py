@@ -145,6 +145,8 @@ class TestEvents:
         assert changes(engine, 1) == ((first, 1), (head(engine), -1))
         write(engine, 3)
         engine.unlink("data", F)
+        assert changes(engine, 3) == ((head(engine), 1),), "dropped later"
+        engine.run(engine.lake.settle_accounts)
         assert changes(engine, 3) is None
         assert changes(engine, 1) == changes(engine, 2)
         settle(engine)
@@ -169,6 +171,7 @@ class TestEvents:
         write(engine, 2, volume="clone")
         assert changes(engine, 1) == ((first, 1), (head(engine, "clone"), -1))
         engine.unlink("data", F)
+        engine.run(engine.lake.settle_accounts)
         assert changes(engine, 1) == ((first, 1), (gone, -1), (head(engine, "clone"), -1))
         engine.checkout("data", "one", api.Save.DISCARD)
         settle(engine)

@@ -64,6 +64,7 @@ class Store(EngineSubject):
         for name in names:
             self.unlink("data", (name,))
             self.contents.pop(name)
+        self.run(self.lake.settle_accounts)  # blocks lose their references
         self.flush()
 
     def disk_bytes(self) -> int:

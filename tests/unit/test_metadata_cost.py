@@ -10,6 +10,7 @@ import pytest
 from snapfs.errors import NotFound, ReadOnly
 from snapfs.format import keys
 from snapfs.format.records import Inode
+from snapfs.store.blocks import digest
 from snapfs.store.index import Index, items
 from snapfs.testing.engine import EngineSubject
 from snapfs.types import Ino
@@ -136,6 +137,7 @@ def test_an_unlinked_file_leaves_nothing_in_its_epoch(
         engine.lake.snapshots.freeze(volume, name="before")
     files.setxattr(head, inode.ino, b"user.a", b"1")
     files.unlink(head, volume.root, b"new", is_open=_closed)
+    engine.run(engine.lake.settle_accounts)
     own = [key[8:] for key, _ in items(engine.lake.index, "changes", keys.u64(head.epoch) + keys.u64(inode.ino))]
     assert own == ([keys.inode(inode.ino)] if frozen else [])  # its tombstone hides all that is older
 
@@ -154,3 +156,58 @@ def test_what_an_operation_returns_is_what_it_took(place: tuple[Files, Volume]) 
     files.drop(head, one.ino)
     made = files.mkdir(head, root, b"d", mode=0o755, uid=0, gid=0)
     assert files.rmdir(head, root, b"d") == made
+
+
+def test_a_file_goes_without_its_blocks(
+    place: tuple[Files, Volume], engine: EngineSubject, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its extents and their blocks are the background's, but where much waits for it already."""
+    files, volume = place
+    index, blocks = engine.lake.index, engine.lake.core.blocks
+    monkeypatch.setattr("snapfs.volume.core.REAP_WAITING_MAX", 2)
+    for number in range(4):
+        _make(files, volume, b"%d" % number)
+        engine.write("data", (b"%d" % number,), 0, b"%d" % number * 5000)
+    engine.flush()
+    used_bytes = volume.usage.used_bytes
+    for number in range(3):
+        files.getattr(volume.head, volume.root)
+        files.lookup(volume.head, volume.root, b"%d" % number)
+        calls.clear()
+        files.unlink(volume.head, volume.root, b"%d" % number, is_open=_closed)
+        if number < 2:  # as of an empty one, a look for older extents, a row of ``reap``
+            assert calls == {"find": 1, "find_below": 1, "delete": 3, "put": 2}
+        assert volume.usage.used_bytes == used_bytes - (number + 1) * 5000, "known at once"
+    assert index.count("reap") == 2, "what came third was dropped by who removed it"
+    assert blocks.known(digest(b"2" * 5000)) == 0
+    assert engine.fsck() == []
+    engine.reclaim()
+    assert index.count("reap") == 0
+    assert index.count("blocks") == 1
+    assert engine.fsck() == []
+
+
+@pytest.mark.parametrize("truncates", [True, False])
+def test_what_died_before_a_snapshot_is_dropped_after_it(
+    place: tuple[Files, Volume], engine: EngineSubject, truncates: bool
+) -> None:
+    files, volume = place
+    path, index = (b"f",), engine.lake.index
+    engine.write("data", path, 0, b"1" * 5000)
+    engine.flush()
+    if truncates:
+        engine.truncate("data", path, 0)
+    else:
+        engine.unlink("data", path)
+        _make(files, volume, b"f")
+    engine.snapshot("data", "one")
+    engine.chmod("data", path, 0o600)  # a version of the attributes in the new head
+    engine.write("data", path, 0, b"2" * 100)
+    engine.flush()
+    assert index.count("reap") == 1
+    assert engine.fsck() == []
+    engine.run(engine.lake.settle_accounts)
+    assert index.count("reap") == 0
+    assert engine.fsck() == []
+    assert engine.tree("data", "one")[path].content == b""
+    assert engine.tree("data")[path].content == b"2" * 100

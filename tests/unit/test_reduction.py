@@ -22,7 +22,7 @@ from snapfs.testing.engine import EngineSubject
 from snapfs.testing.trees import DIRECTORY
 from snapfs.types import PAGE_BYTES, BlockId
 from snapfs.volume.optimize import optimize
-from snapfs.volume.reduction import replaced
+from snapfs.volume.reduction import reducer, replaced
 from snapfs.volume.reduction.compression import Trials, check_compression, level_of
 from snapfs.volume.reduction.cutting import CHUNK_BYTES_MIN, Chunk, chunks_of, cut, zero_runs
 
@@ -576,6 +576,7 @@ def test_compression_of_a_volume(engine: EngineSubject) -> None:
         sizes[how] = data_bytes(engine)
         assert content(engine, b"%d" % number) == b"%d" % number + text
         engine.unlink("data", (b"%d" % number,))
+        engine.reclaim()  # else the next finds its chunks
     assert sizes["none"] > len(text) > 2 * sizes["zstd:1"]
     assert sizes["zstd:19"] < 0.9 * sizes["zstd:1"]
     with pytest.raises(Invalid):
@@ -832,3 +833,66 @@ def test_any_edits(
         assert content(engine, snapshot=name) == expected
     assert engine.fsck() == []
     assert min((extent.length for extent in extents(engine)), default=CHUNK_BYTES_MIN) > 0
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_files_compared_beside_each_other(engine: EngineSubject, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Many replaced files in one flush, each with a page changed in every chunk: what they kept is stored once, and a
+    comparison waits for no other file's."""
+    monkeypatch.setattr(reducer, "_THREADS_MAX", threads)
+    dice = random.Random(1)
+    olds = [noise(200 * KIB, seed) for seed in range(10)]
+    for number, old in enumerate(olds):
+        put(engine, b"%d" % number, old)
+    engine.flush()
+    engine.snapshot("data", "old")
+    before = data_bytes(engine)
+    news = [pages_changed(old, [3, 12, 21, 30, 39, 48], dice) for old in olds]
+    asked: list[int] = []
+    real = reducer._compared
+
+    async def compared(batches):
+        asked.append(len(batches))
+        return await real(batches)
+
+    monkeypatch.setattr(reducer, "_compared", compared)
+    for number, new in enumerate(news):
+        put(engine, b"tmp", new)
+        engine.rename("data", (b"tmp",), (b"%d" % number,), noreplace=False, exchange=False)
+    engine.flush()
+    assert asked[0] == len(news)
+    assert len(asked) < len(news)
+    assert data_bytes(engine) - before < 10 * 6 * (PAGE_BYTES + 200)
+    assert [content(engine, b"%d" % number) for number in range(10)] == news
+    assert [content(engine, b"%d" % number, "old") for number in range(10)] == olds
+    assert engine.fsck() == []
+
+
+def test_what_a_flush_compares_is_not_compared_again(engine: EngineSubject) -> None:
+    queue = engine.lake.writeback.replaced._queue
+    put(engine, b"f", noise(100 * KIB))
+    engine.flush()
+    engine.snapshot("data", "old")
+    by_rename(engine, noise(100 * KIB, 1))
+    assert not queue, "all of it is in memory still"
+    put(engine, b"f.tmp", noise(100 * KIB, 2))
+    engine.flush()
+    engine.rename("data", (b"f.tmp",), NAME, noreplace=False, exchange=False)
+    assert len(queue) == 1
+
+
+def test_what_is_written_again_at_once_is_not_stored_again(engine: EngineSubject) -> None:
+    """Blocks of a file that was cut to nothing, or removed, are there until the background has been by."""
+    data = noise(300 * KIB)
+    put(engine, b"f", data)
+    engine.flush()
+    end = engine.lake.core.blocks.segments.position
+    by_truncation(engine, data)
+    engine.flush()
+    engine.unlink("data", NAME)
+    put(engine, b"f", data)
+    engine.flush()
+    assert engine.lake.core.blocks.segments.position == end
+    engine.reclaim()
+    assert content(engine) == data
+    assert engine.fsck() == []

@@ -527,6 +527,39 @@ def test_a_sound_store_needs_nothing(store: Path) -> None:
     assert (store / "index" / "data.mdb").stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_a_file_that_was_just_removed_stays_so(tmp_path: Path) -> None:
+    """What it had waits to be dropped, so it must not come back as one that cannot be read: it would lose that, too,
+    and be zeros."""
+    path = tmp_path / "store"
+    engine = EngineSubject(path)
+    engine.create_volume("data")
+    for number in range(2):
+        for name in (b"gone", b"kept"):
+            if not number:
+                engine.make("data", (name,), "file", 0o644)
+            engine.write("data", (name,), 0, random.Random(number).randbytes(100_000))
+        engine.flush()
+        if not number:
+            engine.snapshot("data", "old")
+    head, root = engine._head("data")
+    ino = engine.lake.files.lookup(head, root, b"gone").ino
+    engine.unlink("data", (b"gone",))
+    engine.run(engine.lake.commit)
+    assert engine.lake.index.count("reap") == 1
+    before = [engine.tree("data"), engine.tree("data", "old")]
+    engine.lake.index.put_unreadable("tree", keys.versioned(keys.inode(ino), head.epoch))
+    engine.lake.index.commit()
+    engine.close()
+    with repairing(path) as repair:
+        repair.carry_out()
+    engine = EngineSubject(path)
+    assert [engine.tree("data"), engine.tree("data", "old")] == before
+    engine.reclaim()
+    assert [engine.tree("data"), engine.tree("data", "old")] == before
+    assert engine.fsck() == []
+    engine.close()
+
+
 @pytest.mark.parametrize("name", ["seal-root", "seal-part"])
 def test_a_damaged_seal_is_written_again(name: str, store: Path) -> None:
     engine = EngineSubject(store)

@@ -18,7 +18,7 @@ from snapfs.types import PAGE_BYTES
 from snapfs.versions.keyspace import Snapshotted
 from snapfs.volume import storing
 from snapfs.volume.limits import Limits
-from snapfs.volume.writeback import CHANGES_MAX, IDLE_SECONDS
+from snapfs.volume.writeback import CHANGES_MAX, IDLE_SECONDS, SETTLED_BYTES_MAX
 
 
 def content(engine: EngineSubject) -> bytes:
@@ -365,6 +365,50 @@ class TestSoon:
                 assert lake.core.dirty_bytes == 0
 
         trio.run(play, clock=autojump_clock)
+
+
+class TestSettled:
+    """Files that took the place of others are flushed early; new ones, which often go again, are not."""
+
+    @staticmethod
+    def save(engine: EngineSubject, count: int, *, over: bool) -> None:
+        for number in range(count):
+            name = (b"%d" % number if over else b"new%d" % number,)
+            engine.make("data", (b"tmp",), "file", 0o644)
+            engine.write("data", (b"tmp",), 0, random.randbytes(1 << 20))
+            engine.rename("data", (b"tmp",), name, noreplace=False, exchange=False)
+
+    @pytest.mark.parametrize("over", [True, False])
+    def test_from_some_megabytes_on(self, engine: EngineSubject, over: bool) -> None:
+        writeback, core = engine.lake.writeback, engine.lake.core
+        for number in range(6):
+            engine.make("data", (b"%d" % number,), "file", 0o644)
+        self.save(engine, SETTLED_BYTES_MAX >> 20, over=over)
+        assert not writeback.wanted.is_set()
+        engine.make("data", (b"other",), "file", 0o644)
+        engine.write("data", (b"other",), 0, b"x" * 1000)
+        self.save(engine, 1 + (SETTLED_BYTES_MAX >> 20), over=over)
+        assert writeback.wanted.is_set() is over
+        engine.run(writeback.flush_some)
+        if over:
+            assert core.dirty_bytes == 1000, "of the other: the rest is in blocks, to the last byte"
+        else:
+            assert core.dirty_bytes > SETTLED_BYTES_MAX
+        assert engine.fsck() == []
+
+    def test_what_went_again_counts_no_more(self, engine: EngineSubject) -> None:
+        writeback = engine.lake.writeback
+        for number in range(6):
+            engine.make("data", (b"%d" % number,), "file", 0o644)
+        self.save(engine, 4, over=True)
+        for number in range(4):
+            engine.unlink("data", (b"%d" % number,))
+        engine.run(writeback.flush_some)
+        writeback.wanted = trio.Event()
+        engine.make("data", (b"tmp",), "file", 0o644)
+        engine.write("data", (b"tmp",), 0, b"x" * 1000)
+        engine.rename("data", (b"tmp",), (b"4",), noreplace=False, exchange=False)
+        assert not writeback.wanted.is_set()
 
 
 def test_extents_are_those_that_a_scan_of_the_whole_file_finds(engine: EngineSubject) -> None:

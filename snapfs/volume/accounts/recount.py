@@ -6,7 +6,8 @@ in the tree of epochs: a record's deaths are the children of its epoch there.  S
 sorting its versions.
 
 Invariants:
-  * What is counted is what the accounts should say, not what views see: deaths that ``unaccounted`` names are left out.
+  * What is counted is what the accounts should say, not what views see: deaths that ``unaccounted`` names are left out,
+    and a record that its own epoch hides (``reap`` names it) counts until it is dropped: no epoch hides it once more.
   * Nothing here needs sound tables: a record that cannot be read is passed over.
 """
 
@@ -110,9 +111,8 @@ class Recount:
         for epoch, payload in versions.items():
             if not payload:
                 continue
-            deaths = [
-                death for death in below.get(epoch, ()) if death in versions or self._told(death, subject, offset)
-            ]
+            hiders = below.get(epoch, ()) if epoch not in hiding else ()
+            deaths = [death for death in hiders if death in versions or self._told(death, subject, offset)]
             try:
                 block = records.decode_extent(payload)[1]
             except SnapfsError:

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import trio
@@ -24,7 +24,7 @@ from snapfs.store.blocks import Bytes, Placed, digest
 from snapfs.types import BlockId, Epoch, Ino, VolumeId
 from snapfs.versions.epochs import View
 from snapfs.volume.core import Core
-from snapfs.volume.reduction.comparing import Candidate, compare
+from snapfs.volume.reduction.comparing import Candidate, Outcome, compare
 from snapfs.volume.reduction.compression import Trials, level_of
 from snapfs.volume.reduction.cutting import Chunk
 from snapfs.volume.reduction.relatives import Relative, Relatives
@@ -34,6 +34,8 @@ _PASSED_MAX: Final = 63
 _BATCH_FIRST: Final = 4
 _BATCH_MAX: Final = 16
 """Chunks compared by one call in a thread: to find what to compare one with takes the trio thread about 0.1 ms."""
+_THREADS_MAX: Final = 4
+"""That compare at a time: what is compared with lies on the disk, mostly, and is waited for."""
 _AHEAD_MAX: Final = 16
 """Chunks that are looked through for the next known one."""
 
@@ -84,6 +86,31 @@ class _Tried(NamedTuple):
     candidate: Candidate
 
 
+class Written(NamedTuple):
+    """Of a file that is flushed."""
+
+    view: View
+    ino: Ino
+    runs: list[list[Chunk]]
+    """The chunks of each; changed in place."""
+
+
+class _Step(NamedTuple):
+    """Chunks of one file that are compared together."""
+
+    memory: Memory
+    batch: list[_Tried]
+    results: dict[int, list[Chunk]]
+    """What the file's chunks become, by their number."""
+
+    def take(self, outcomes: list[Outcome]) -> None:
+        for tried, outcome in zip(self.batch, outcomes, strict=True):
+            self.memory.tell(outcome.best >= 0)
+            if outcome.best >= 0:
+                self.results[tried.at] = outcome.chunks
+                self.memory.relative = tried.relatives[outcome.best]
+
+
 class Reducer:
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -99,16 +126,30 @@ class Reducer:
 
     # -- comparing
 
-    async def reduce(self, view: View, ino: Ino, chunks: list[Chunk]) -> list[Chunk]:
-        """The same bytes, with what older files have already as chunks that name their blocks.
+    async def reduce(self, files: Iterable[Written]) -> None:
+        """Put, for chunks that older files have part of, chunks that name their blocks: the same bytes.  The files are
+        compared beside each other, so that they wait together for the disk.
 
         The caller has pinned the blocks until the result is applied.
         """
+        going = [self._steps_of(written) for written in files]
+        while asked := [(steps, step) for steps in going if (step := next(steps, None))]:
+            batches = [[tried.candidate for tried in step.batch] for _, step in asked]
+            for (_, step), outcomes in zip(asked, await _compared(batches), strict=True):
+                step.take(outcomes)
+            going = [steps for steps, _ in asked]
+
+    def _steps_of(self, written: Written) -> Iterator[_Step]:
+        for chunks in written.runs:
+            yield from self._steps(written.view, written.ino, chunks)
+
+    def _steps(self, view: View, ino: Ino, chunks: list[Chunk]) -> Iterator[_Step]:
+        """What is to be compared next, and then next; at the end the chunks are replaced in their list."""
         known = [self._core.blocks.known(chunk.hash) for chunk in chunks]
         try:
             inode = self._core.inode(view, ino)
         except NotFound:
-            return chunks
+            return
         memory = self._memory(view, ino)
         if memory.epoch != view.epoch:
             memory.epoch, memory.relative, memory.failures, memory.passed = view.epoch, None, 0, 0
@@ -126,11 +167,14 @@ class Reducer:
             if tried is not None:
                 batch.append(tried)
             if len(batch) >= memory.batch:
-                await self._compare(memory, batch, results)
-        await self._compare(memory, batch, results)
+                yield _Step(memory, batch, results)
+                batch = []
+        if batch:
+            yield _Step(memory, batch, results)
         if chunks and known[-1]:  # for what is flushed next
             memory.relative = relatives.by_home(chunks[-1], known[-1]) or memory.relative
-        return [piece for index, chunk in enumerate(chunks) for piece in results.get(index, [chunk])]
+        if results:
+            chunks[:] = [piece for index, chunk in enumerate(chunks) for piece in results.get(index, [chunk])]
 
     def _tried(
         self, relatives: Relatives, memory: Memory, chunks: list[Chunk], known: list[BlockId], index: int
@@ -151,17 +195,6 @@ class Reducer:
         if not useful:
             return None
         return _Tried(index, [r for r, _ in useful], Candidate(chunks[index], [found for _, found in useful]))
-
-    async def _compare(self, memory: Memory, batch: list[_Tried], results: dict[int, list[Chunk]]) -> None:
-        if not batch:
-            return
-        outcomes = await trio.to_thread.run_sync(compare, [tried.candidate for tried in batch])
-        for tried, outcome in zip(batch, outcomes, strict=True):
-            memory.tell(outcome.best >= 0)
-            if outcome.best >= 0:
-                results[tried.at] = outcome.chunks
-                memory.relative = tried.relatives[outcome.best]
-        batch.clear()
 
     # -- storing
 
@@ -227,3 +260,17 @@ class Reducer:
         except Corrupt:
             return False
         return entry.refs > 0 and not entry.lost
+
+
+async def _compared(batches: list[list[Candidate]]) -> list[list[Outcome]]:
+    """The outcomes of each batch."""
+    found: list[list[Outcome]] = [[] for _ in batches]
+
+    def some(first: int) -> None:
+        for number in range(first, len(batches), _THREADS_MAX):
+            found[number] = compare(batches[number])
+
+    async with trio.open_nursery() as nursery:
+        for first in range(min(len(batches), _THREADS_MAX)):
+            nursery.start_soon(trio.to_thread.run_sync, some, first)
+    return found

@@ -17,7 +17,7 @@ from snapfs.format.seals import SealRecord
 from snapfs.types import BLOCK_BYTES_MAX, BlockId, Epoch, Ino
 from snapfs.versions.epochs import ROOT, View
 from snapfs.volume.check.base import DECODERS, MALFORMED, decode_version, decoded, sound, split_version, values
-from snapfs.volume.core import now_ns
+from snapfs.volume.core import ALL_FORKS, now_ns
 from snapfs.volume.repair.base import Bench, NeedsRebuild, quiet, replaced, unreadable
 
 BAD_MAX: Final = 10_000
@@ -302,8 +302,10 @@ class _Records:
         links = [keys.split_hashed(subject) for subject, _, _ in bench.reading.scan(view, keys.head(ino, keys.PARENT))]
         roots = {volume.root for volume in bench.shape.volumes.values()}
         roots |= {record.root for record in bench.shape.snapshots.values()}
-        if not links and ino not in roots:
-            bench.act("record", f"inode {ino} is taken for removed: no entry leads to it")
+        dead = sound(bench.index, "reap", keys.extents(ino, ALL_FORKS) + keys.u64(view.epoch), bool)
+        if dead or (not links and ino not in roots):
+            why = "what it had is about to be dropped" if dead else "no entry leads to it"
+            bench.act("record", f"inode {ino} is taken for removed: {why}")
             bench.drop_version(key)
             tree.delete(view, keys.inode(ino))
             return
