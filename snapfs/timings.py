@@ -19,6 +19,7 @@ BOUNDS_SECONDS: Final = (
     10.0,
 )  # fmt: skip
 """Upper bounds of a histogram's buckets: from an answer out of memory to a disk that hangs."""
+_QUICK_SECONDS: Final = BOUNDS_SECONDS[0]
 
 
 class Timing:
@@ -33,7 +34,7 @@ class Timing:
         """Sum."""
 
     def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+        self.counts[0 if seconds <= _QUICK_SECONDS else bisect_left(BOUNDS_SECONDS, seconds)] += 1  # mostly the first
         self.seconds += seconds
 
 

@@ -27,7 +27,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -38,6 +38,7 @@ from snapfs.access import journal
 from snapfs.access.journal import Head
 from snapfs.api import AuditEntry
 from snapfs.store.disk import from_os, open_file
+from snapfs.volume.stirring import Stirring
 
 FILE_BYTES_MAX: Final = 64 << 20
 SYNC_SECONDS: Final = 1.0
@@ -91,6 +92,8 @@ class Audit:
         """Of a line, what the disk has not taken yet."""
         self._waiting: deque[_Call] = deque()
         self._unsynced = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        """Of the loop that syncs."""
         self._failure = ""
         """Why entries may be lost: a sync failed, and the kernel drops what it could not write."""
         self._strangers = float(STRANGERS_MAX)
@@ -158,7 +161,9 @@ class Audit:
                 written = os.write(self._fd, self._rest)
                 self._rest = self._rest[written:]
                 self._size += written
-                self._unsynced = True
+                if not self._unsynced:
+                    self._unsynced = True
+                    self._stir()
             if not self._waiting:
                 return
             if self._size >= self._file_bytes_max:
@@ -166,6 +171,12 @@ class Audit:
             self._rest, self._head = journal.encode(_entry(self._head.sequence + 1, self._waiting[0]), self._head)
             self._waiting.popleft()
             self._first = self._first or self._head.sequence
+
+    def _stir(self) -> None:
+        """Of a refused call the loop knows nothing: its entry comes from another thread."""
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(lambda: None)
 
     def _rotate(self) -> None:
         os.fdatasync(self._fd)
@@ -247,6 +258,7 @@ class Audit:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Sync in the background while inside; close at the end."""
+        self._token = trio.lowlevel.current_trio_token()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sync_always)
@@ -257,7 +269,10 @@ class Audit:
                 await trio.to_thread.run_sync(self.close)
 
     async def _sync_always(self) -> None:
+        stirring = Stirring()
         while True:
+            if not self._unsynced:
+                await stirring.wait()
             await trio.sleep(SYNC_SECONDS)
             if self._unsynced:
                 await trio.to_thread.run_sync(self.sync)

@@ -7,11 +7,12 @@ of its own, and in each arena whatever does not lie at its end.  After 12 GB tha
 from __future__ import annotations
 
 import ctypes
-import mmap
-import os
 from typing import Any, Final
 
 import trio
+
+from snapfs.store.resident import Counted
+from snapfs.volume.stirring import Stirring
 
 _M_ARENA_MAX: Final = -8
 """Of malloc.h."""
@@ -19,8 +20,6 @@ EVERY_SECONDS: Final = 1.0
 IDLE_BYTES_MAX: Final = 48 * 1024 * 1024
 """More than this that is resident and not in use is given back to the host: it takes some milliseconds, and the next
 stream as many page faults."""
-
-_STATM_BYTES_MAX: Final = 256
 
 
 class _Mallinfo(ctypes.Structure):
@@ -38,8 +37,8 @@ class Heap:
     """The C library's heap; does nothing where it is not glibc's (2.33 or newer)."""
 
     def __init__(self) -> None:
-        self._statm = -1
-        """Descriptor of /proc/self/statm, while it is looked at."""
+        self._counted: Counted | None = None
+        """While ``give_back`` runs."""
         try:
             self._libc: Any = ctypes.CDLL(None)
             self._libc.mallinfo2.restype = _Mallinfo
@@ -60,9 +59,9 @@ class Heap:
     def other_bytes(self) -> int:
         """Resident, and not in use by who has it of the C library: what that keeps, and what others have of the host
         (Python's small objects, stacks).  While ``give_back`` runs."""
-        resident, shared = (int(pages) for pages in os.pread(self._statm, _STATM_BYTES_MAX, 0).split()[1:3])
         info = self._libc.mallinfo2()
-        return (resident - shared) * mmap.PAGESIZE - int(info.uordblks + info.hblkhd)
+        anonymous_bytes = self._counted.anonymous_bytes() if self._counted is not None else 0
+        return anonymous_bytes - int(info.uordblks + info.hblkhd)
 
     async def give_back(self) -> None:
         """From now on keep no more than a little that is not in use.
@@ -72,11 +71,11 @@ class Heap:
         """
         if not self._known:
             return
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # there may be no descriptor left later
+        self._counted = Counted()
         try:
             await self._give_back()
         finally:
-            os.close(self._statm)
+            self._counted.close()
 
     def _trim(self) -> int:
         """Worker thread; others wait for memory meanwhile.  As ``other_bytes``, of right afterwards: later somebody may
@@ -85,8 +84,9 @@ class Heap:
         return self.other_bytes()
 
     async def _give_back(self) -> None:
-        others_bytes = self.other_bytes() - self.idle_bytes()
+        others_bytes, stirring = self.other_bytes() - self.idle_bytes(), Stirring()
         while True:
+            await stirring.wait()  # what nobody uses grows only while somebody works
             await trio.sleep(EVERY_SECONDS)
             now_bytes = self.other_bytes()
             others_bytes = min(others_bytes, now_bytes)

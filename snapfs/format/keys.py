@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 from snapfs.errors import Corrupt
 from snapfs.types import Epoch, Ino
@@ -30,6 +30,8 @@ _HASHED = struct.Struct(">QBQ")
 _EXTENT = struct.Struct(">QBIQ")
 _U64 = struct.Struct(">Q")
 _pack_u64 = _U64.pack
+_pack_hashed = _HASHED.pack
+_pack_head = _HEAD.pack
 
 INVERT: Final = (1 << 64) - 1
 """An epoch is inverted by taking it from this."""
@@ -59,7 +61,7 @@ def from_u64(key: bytes, offset: int = 0) -> int:
 
 def name_cookie(name: bytes, seed: int) -> int:
     """63-bit hash of a name, seeded by the store: its place in the directory and its readdir cookie."""
-    cookie = xxhash.xxh3_64_intdigest(name, seed) >> 1
+    cookie = xxh3_64_intdigest(name, seed) >> 1
     return cookie if cookie > COOKIE_MIN else COOKIE_MIN
 
 
@@ -69,7 +71,7 @@ def head(ino: Ino, kind: int) -> bytes:
 
 
 def inode(ino: Ino) -> bytes:
-    return _HEAD.pack(ino, INODE)
+    return _pack_head(ino, INODE)
 
 
 def symlink(ino: Ino) -> bytes:
@@ -77,7 +79,7 @@ def symlink(ino: Ino) -> bytes:
 
 
 def dirent(parent: Ino, name: bytes, seed: int) -> bytes:
-    return _HASHED.pack(parent, DIRENT, name_cookie(name, seed)) + name + b"\0"
+    return b"%b%b\0" % (_pack_hashed(parent, DIRENT, name_cookie(name, seed)), name)
 
 
 def dirent_from(parent: Ino, cookie: int) -> bytes:
@@ -90,7 +92,7 @@ def xattr(ino: Ino, name: bytes) -> bytes:
 
 
 def parent(ino: Ino, directory: Ino, name: bytes) -> bytes:
-    return _HASHED.pack(ino, PARENT, directory) + name + b"\0"
+    return b"%b%b\0" % (_pack_hashed(ino, PARENT, directory), name)
 
 
 def extent(ino: Ino, fork: int, offset: int) -> bytes:

@@ -58,6 +58,7 @@ def _damaged(what: str) -> Corrupt:
 
 
 _INODE = struct.Struct("<IIIIQQQqqqqI")
+_unpack_inode = _INODE.unpack
 
 
 class Inode(msgspec.Struct, frozen=True, gc=False):
@@ -89,7 +90,7 @@ def encode_inode(inode: Inode) -> bytes:
 
 def decode_inode(ino: Ino, payload: bytes) -> Inode:
     try:
-        inode = Inode(ino, *_INODE.unpack(payload))
+        inode = Inode(ino, *_unpack_inode(payload))
     except struct.error:
         raise _damaged(f"inode {ino}") from None
     if inode.size > FILE_BYTES_MAX or inode.allocated_bytes > FILE_BYTES_MAX:
@@ -98,6 +99,7 @@ def decode_inode(ino: Ino, payload: bytes) -> Inode:
 
 
 _DIRENT = struct.Struct("<QB")
+_unpack_dirent = _DIRENT.unpack
 _TYPE_MAX: Final = 15
 
 
@@ -109,12 +111,12 @@ def encode_dirent(ino: Ino, mode: int) -> bytes:
 def decode_dirent(payload: bytes) -> tuple[Ino, int]:
     """(inode, S_IFMT bits)."""
     try:
-        ino, kind = _DIRENT.unpack(payload)
+        ino, kind = _unpack_dirent(payload)
     except struct.error:
         raise _damaged("a directory entry") from None
     if ino >> INO_BITS or kind > _TYPE_MAX:
         raise _damaged("a directory entry")
-    return Ino(ino), kind << 12
+    return ino, kind << 12
 
 
 _EXTENT = struct.Struct("<IQI")

@@ -33,6 +33,7 @@ from snapfs.rpc import bridge, methods, reflection, requests, status
 from snapfs.rpc.bridge import Bridge
 from snapfs.rpc.dispatch import Dispatcher, Rpc
 from snapfs.rpc.library import grpc
+from snapfs.volume.stirring import watch
 
 WAITING_MAX: Final = 48
 """Threads of one place for streams that wait."""
@@ -265,6 +266,7 @@ class Calls:
 
     async def drop_the_refused(self) -> None:
         """End streams of callers whose token or certificate is no longer good."""
+        watch()
         ended: set[grpc.ServicerContext] = set()
         while True:
             await trio.sleep(RECHECK_SECONDS)
@@ -292,6 +294,7 @@ class Calls:
 
     async def drop_the_slow(self) -> None:
         """Break off calls whose request does not come."""
+        watch()
         while True:
             await trio.sleep(REQUEST_SECONDS_MAX / 4)
             before = time.monotonic() - REQUEST_SECONDS_MAX

@@ -23,7 +23,6 @@ from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
 import msgspec
-import trio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -199,14 +198,14 @@ class Dispatcher:
             if caller.volumes and isinstance(error, NotFound):
                 raise NotFound(error.message) from None  # a hint may name volumes that are not the caller's
             raise
-        except (trio.Cancelled, GeneratorExit):
-            result = Kind.CANCELLED.name
-            raise
         except Exception as error:
             _log.exception("%s failed unexpectedly", method)
             raise IOFailure(
                 f"internal error: {type(error).__name__}: {error}", hint="see the daemon's log: snap daemon logs"
             ) from error
+        except BaseException:  # trio's cancellation, alone or as a group that a nursery made of it, or GeneratorExit
+            result = Kind.CANCELLED.name
+            raise
         finally:
             if mutating:
                 told = requests.shown(request)

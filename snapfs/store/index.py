@@ -7,7 +7,7 @@ Invariants:
   * A commit or a sync that fails poisons the index: what was acknowledged since the last commit is gone, and nothing
     more may be acknowledged on top of that.  Reads then show what is durable (the last commit, with the records of the
     log on top), as they will when it is opened anew.
-  * Whatever changes a table notes it for the redo log (``redo.pending``), or takes the note away: then nothing but a
+  * Whatever changes a table notes it for the redo log (``_changed``), or takes the note away: then nothing but a
     commit makes it durable.  Who changes one by a cursor leaves it as it was in the end (``store.ordering``).
   * Opening an index to write first commits what the log has on top of the last commit.
   * LMDB trusts the file that it maps (a truncated one is a SIGBUS), so the file is looked at first (``store.verify``):
@@ -64,7 +64,7 @@ from snapfs.store.disk import Disk
 from snapfs.store.environment import MAP_BYTES as MAP_BYTES
 from snapfs.store.environment import READERS_MAX as READERS_MAX
 from snapfs.store.environment import TABLES as TABLES
-from snapfs.store.environment import open_environment
+from snapfs.store.environment import open_environment, prefetch
 from snapfs.store.reading import Cursor as Cursor
 from snapfs.store.reading import EngineError as EngineError
 from snapfs.store.reading import Reader as Reader
@@ -72,11 +72,16 @@ from snapfs.store.reading import Reading as Reading
 from snapfs.store.reading import damaged as damaged
 from snapfs.store.reading import items as items
 from snapfs.store.reading import items_backward as items_backward
+from snapfs.store.resident import Map
 from snapfs.store.room import Room
 from snapfs.types import PAGE_BYTES
 
 VERIFY_PAGES_MAX: Final = 2048
 """An index of so few pages (8 MiB) is verified whole before it is used: at most about 0.2 s."""
+
+LOOK_PUTS: Final = 512
+"""After so many it is looked how much is mapped: of one step that puts, or deletes, thousands of records each may map
+64 KiB more."""
 
 _READER_LINE = re.compile(r"^\s*\d+\s+\S+\s+(\d+)\s*$", re.MULTILINE)
 
@@ -112,6 +117,9 @@ class Index:
         if self.verified and not create:
             verify.check_structure(self._file)
         self._env, self._tables = open_environment(path, create=create)
+        if not self.verified:  # else it was read just now
+            prefetch(self._file, self.used_bytes())
+        self.map = Map(self._file)
         self._witness = path / verify.WITNESS
         self._room = Room(self._disk, self._file)
         self._txn: Any = None
@@ -122,6 +130,8 @@ class Index:
         self.dirty = False
         self.puts = 0
         """Since the last commit, a long one counted by its pages: bounds what the commit will write."""
+        self._look_at = LOOK_PUTS
+        """As many puts: then it is looked how much is mapped."""
         self.before_commit: list[Callable[[], None]] = []
         self.after_commit: list[Callable[[], None]] = []
         """After any end of a transaction, also one that was not published: its cursors are dead."""
@@ -145,6 +155,7 @@ class Index:
         self._writers = {}
         self.dirty = False
         self.puts = 0
+        self._look_at = LOOK_PUTS
         self.redo.begin(self._name())
 
     def _name(self) -> bytes:
@@ -237,17 +248,25 @@ class Index:
 
     # Every change of the file system passes here several times: no calls that can be done without.
 
+    def _changed(self, table: str, key: bytes, payload: bytes | None) -> None:
+        """A record was put, or (None) deleted."""
+        puts = self.puts + (1 + len(payload) // PAGE_BYTES if payload else 1)  # a long one has pages of its own
+        self.puts = puts
+        if (pending := self.redo.pending) is not None:
+            pending.append((table, key, payload))
+        if puts >= self._look_at:
+            self._look_at = puts + LOOK_PUTS
+            self.map.bound()
+
     def put(self, table: str, key: bytes, payload: bytes) -> None:
         if self._failed is not None:
             raise self._failed
         self.dirty = True
-        self.puts += 1 + len(payload) // PAGE_BYTES
-        if (pending := self.redo.pending) is not None:
-            pending.append((table, key, payload))
         try:
             (self._writers.get(table) or self._writer(table)).put(key, seal(key, payload))
         except lmdb.Error as error:  # the transaction cannot be committed any more
             raise self.fail(damaged(error)) from error
+        self._changed(table, key, payload)
 
     def put_unreadable(self, table: str, key: bytes) -> None:
         """Note that there was a record here, which is lost: whoever reads it is told that it is damaged."""
@@ -263,44 +282,36 @@ class Index:
         if self._failed is not None:
             raise self._failed
         self.dirty = True
-        self.puts += 1 + len(payload) // PAGE_BYTES  # LMDB keeps a long value in pages of its own
         try:
-            cursor = self._writers.get(table) or self._writer(table)
-            added: bool = cursor.put(key, seal(key, payload), True, False)
-            pending = self.redo.pending
-            if added and pending is not None:
-                pending.append((table, key, payload))
-                if listed:
-                    pending.append((listed, entry, b""))
+            added: bool = (self._writers.get(table) or self._writer(table)).put(key, seal(key, payload), True, False)
             if added and listed:
-                self.puts += 1
                 (self._writers.get(listed) or self._writer(listed)).put(entry, seal_nothing(entry))
-            return added
         except lmdb.Error as error:
             raise self.fail(damaged(error)) from error
+        if added:
+            self._changed(table, key, payload)
+            if listed:
+                self._changed(listed, entry, b"")
+        return added
 
     def delete(self, table: str, key: bytes, listed: str = "", entry: bytes = b"") -> bool:
         """Whether the key was there.  The entry goes from table ``listed``, too, if one is named."""
         if self._failed is not None:
             raise self._failed
         self.dirty = True
-        self.puts += 1
         try:
             cursor = self._writers.get(table) or self._writer(table)
             deleted: bool = cursor.set_key(key) and cursor.delete()
-            pending = self.redo.pending
-            if pending is not None:
-                pending.append((table, key, None))
-                if listed:
-                    pending.append((listed, entry, None))
             if listed:
-                self.puts += 1
                 cursor = self._writers.get(listed) or self._writer(listed)
                 if cursor.set_key(entry):
                     cursor.delete()
-            return deleted
         except lmdb.Error as error:
             raise self.fail(damaged(error)) from error
+        self._changed(table, key, None)
+        if listed:
+            self._changed(listed, entry, None)
+        return deleted
 
     def cursor(self, table: str) -> Cursor:
         """Valid until the next commit."""
@@ -428,3 +439,4 @@ class Index:
             self._txn = None
         self._env.close()
         self.redo.close()
+        self.map.close()

@@ -7,44 +7,92 @@ when memory is short; but they count as the process's, and whoever bounds that k
 Invariants:
   * What is given up are translations, never data: the map is shared and only read, and what is read again comes from
     the page cache (a fault for each 64 KiB, about 1 us).
-  * Any thread may read the map meanwhile.
+  * Any thread may read the map meanwhile; who opens and closes it looks, too, on the same thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
-import resource
 from pathlib import Path
 from typing import Final
 
 RESIDENT_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Of mapped files, libraries included (25 MB): looked at a few times a second, so peaks are higher."""
+"""Of mapped files, libraries included (25 MB)."""
 
-_SHARED: Final = 2
-"""Field of /proc/self/statm: pages of mapped files."""
+GROWN_BYTES: Final = 4 * 1024 * 1024
+"""From one look to the next: it is worth looking more often."""
+
+_STATM_BYTES_MAX: Final = 256
 
 
-def bound(file: Path) -> bool:
-    """Give up the pages of the file's map if more than RESIDENT_BYTES_MAX of files are mapped; whether there were any.
+class Counted:
+    """What the kernel counts as this process's memory.  The descriptor stays open: later there may be none left.
 
-    Args:
-        file: the index's; who opens and closes it does so on the caller's thread.
+    Raises:
+        OSError: it cannot be told.
     """
-    try:
-        if mapped_bytes() <= RESIDENT_BYTES_MAX:
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+    def mapped_bytes(self) -> int:
+        """Of files."""
+        return int(os.pread(self._fd, _STATM_BYTES_MAX, 0).split(None, 3)[2]) * mmap.PAGESIZE
+
+    def anonymous_bytes(self) -> int:
+        """All other: heap, stacks."""
+        _, resident, shared, _ = os.pread(self._fd, _STATM_BYTES_MAX, 0).split(None, 3)
+        return (int(resident) - int(shared)) * mmap.PAGESIZE
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Map:
+    """The map of an index's file, which is kept small."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._counted: Counted | None = None
+        with contextlib.suppress(OSError):  # without /proc, or descriptors, it is not bounded
+            self._counted = Counted()
+        self._most_bytes = RESIDENT_BYTES_MAX
+        self._seen_bytes = 0
+
+    def bound(self) -> bool:
+        """Give up the pages of the map if too much is mapped.  About 2 us; 1 ms where it does.
+
+        Returns:
+            Whether more is mapped than the last time, or was.
+        """
+        counted = self._counted
+        if counted is None:
             return False
-        place = _find(file)  # anew each time: the index may have been opened anew, and another map be in its place
-    except OSError:  # as when too many files are open; later, then
-        return False
-    return place is not None and _madvise(*place, mmap.MADV_DONTNEED) == 0
+        mapped, before = counted.mapped_bytes(), self._seen_bytes
+        if mapped > self._most_bytes:
+            self._give_up()
+            self._seen_bytes = counted.mapped_bytes()
+            # where that is still too much it is others', and nothing to try again for each time
+            self._most_bytes = max(RESIDENT_BYTES_MAX, self._seen_bytes + RESIDENT_BYTES_MAX // 2)
+            return True
+        self._seen_bytes = mapped
+        self._most_bytes = max(RESIDENT_BYTES_MAX, min(self._most_bytes, mapped + RESIDENT_BYTES_MAX // 2))
+        return mapped > before + GROWN_BYTES
 
+    def _give_up(self) -> None:
+        with contextlib.suppress(OSError):  # as when too many files are open
+            # anew each time: the index may have been opened anew, and another map be in its place
+            place = _find(self._file)
+            if place is not None:
+                _madvise(*place, mmap.MADV_DONTNEED)
 
-def mapped_bytes() -> int:
-    """Of files, counted as this process's memory."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[_SHARED]) * resource.getpagesize()
+    def close(self) -> None:
+        if self._counted is not None:
+            self._counted.close()
+            self._counted = None
 
 
 def _find(file: Path) -> tuple[int, int] | None:

@@ -2,8 +2,9 @@
 
 Invariants:
   * Damage that reads would not meet (see ``store.hidden``) is found before a small store is used at all.
-  * A large one is served at once: a child looks it over beside the mount.  If it finds something, the store takes no
-    more changes, and says why: nothing more is built on what is wrong.
+  * A large one is served at once: a child looks it over beside the mount, as soon as nobody is at work, at most
+    PUT_OFF_SECONDS later.  If it finds something, the store takes no more changes, and says why: nothing more is built
+    on what is wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import logging
 import subprocess
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
@@ -19,6 +21,11 @@ from snapfs.errors import Corrupt, SnapfsError
 from snapfs.store import hidden, verify
 from snapfs.store.index import Index
 from snapfs.volume.events import EventLog
+from snapfs.volume.turns import Turns
+
+PUT_OFF_SECONDS: Final = 5.0
+"""Whoever mounts a store begins to use it: a core that the child takes is one of two, maybe."""
+QUIET_SECONDS: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +44,19 @@ def _refuse(index: Index, found: list[str]) -> None:
     if found:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise Corrupt(f"{index.path}: the index is damaged ({found[0]}{more})", hint=verify.HINT)
+
+
+async def look_over_when_quiet(
+    index: Index, events: EventLog, commit: Callable[[], Awaitable[None]], turns: Turns
+) -> None:  # fmt: skip
+    """``look_over``, after the first moment that no requests come for."""
+    if index.verified:
+        return
+    until = trio.current_time() + PUT_OFF_SECONDS
+    await trio.sleep(QUIET_SECONDS)
+    while turns.busy and trio.current_time() < until:  # noqa: ASYNC110 - nobody tells when requests cease
+        await trio.sleep(QUIET_SECONDS)
+    await look_over(index, events, commit)
 
 
 async def look_over(index: Index, events: EventLog, commit: Callable[[], Awaitable[None]]) -> None:

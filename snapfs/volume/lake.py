@@ -18,14 +18,13 @@ import trio
 
 from snapfs.errors import Corrupt, IOFailure, NoSpace, NotFound, SnapfsError
 from snapfs.format import keys, records
-from snapfs.store import layout, resident, shrinking
+from snapfs.store import layout, shrinking
 from snapfs.store.blocks import Blocks
 from snapfs.store.disk import Disk
 from snapfs.store.index import Index, items
 from snapfs.store.leftovers import Leftovers
 from snapfs.store.medium import Medium
 from snapfs.store.segments import Segments
-from snapfs.store.verify import DATA_FILE
 from snapfs.timings import Timing
 from snapfs.types import Ino, SegmentId
 from snapfs.volume import doubt
@@ -39,6 +38,7 @@ from snapfs.volume.reclaim import Reclaim
 from snapfs.volume.scrub.run import Scrub
 from snapfs.volume.seals.sealer import Sealer
 from snapfs.volume.snapshots import Snapshots
+from snapfs.volume.stirring import Stirring
 from snapfs.volume.threads import in_thread
 from snapfs.volume.trash import Trash
 from snapfs.volume.turns import Turns
@@ -60,7 +60,7 @@ _FETCH_PART: Final = 0.8
 _POLL_SECONDS: Final = 0.25
 _QUICK_SECONDS: Final = 0.05
 _QUICK_LOOKS: Final = 20
-"""At the index's map, after some of it was given up: new blocks, each at its own place in it, map 0.5 GB a second."""
+"""At the index's map, after it grew: who reads here and there maps 0.5 GB a second."""
 
 
 class Lake:
@@ -127,6 +127,9 @@ class Lake:
         self.fetch: Callable[[], Awaitable[None]] | None = None
         """Set by who mounts the store: brings in what the kernel holds back of written files."""
         self._wake_reclaim = trio.Event()
+        self._wake_sync = trio.Event()
+        self._synced_at = 0.0
+        """When the last sync began that is done, by trio's clock."""
         self.index.after_failure.append(self._fall_back)
         self._reap_orphans()
 
@@ -267,10 +270,12 @@ class Lake:
         Raises:
             NoSpace, IOFailure: some of it is not.  What could be flushed, and all metadata, is committed all the same.
         """
+        began = trio.current_time()
         try:
             await self.writeback.flush()
         finally:
             await self.commit()
+        self._synced_at = began
 
     # -- background
 
@@ -278,12 +283,11 @@ class Lake:
     async def running(self) -> AsyncIterator[None]:
         """Background work while it lasts: commits on a timer, flushes, reclaims.  At the end everything is synced."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._commit_on_timer)
-            nursery.start_soon(self._bound_map)
-            nursery.start_soon(doubt.look_over, self.index, self.core.events, self.commit)
+            nursery.start_soon(self._look_after)
+            nursery.start_soon(self._sync_on_demand)
+            nursery.start_soon(doubt.look_over_when_quiet, self.index, self.core.events, self.commit, self.upkeep.turns)
             nursery.start_soon(self._fetch_on_timer)
             nursery.start_soon(self._flush_on_demand)
-            nursery.start_soon(self._flush_when_idle)
             nursery.start_soon(self.writeback.replaced.run)
             nursery.start_soon(self._reclaim_in_background)
             nursery.start_soon(self.upkeep.run_compaction)
@@ -300,23 +304,41 @@ class Lake:
                         with trio.move_on_after(SEALING_SECONDS_MAX), contextlib.suppress(SnapfsError):
                             await self.seal_all()
 
-    async def _bound_map(self) -> None:
-        """A task of its own, as a commit may take longer than the map takes to grow."""
-        quick = 0
+    async def _look_after(self) -> None:
+        """See what is due, and have it done: the one task that looks now and then, and only while something goes on or
+        waits.  It does nothing that takes long: a commit may take longer than the map takes to grow."""
+        stirring, quick, asked_at = Stirring(), 0, trio.current_time()
         while True:
-            quick = _QUICK_LOOKS if resident.bound(self.index.path / DATA_FILE) else max(0, quick - 1)
+            if not (quick or self.index.dirty or self.core.dirty_bytes or self.core.short_of_space):
+                with trio.move_on_at(max(asked_at, self._synced_at) + self.limits.commit_seconds):
+                    await stirring.wait()
             await trio.sleep(_QUICK_SECONDS if quick else _POLL_SECONDS)
+            quick = _QUICK_LOOKS if self.index.map.bound() else max(0, quick - 1)
+            if self.core.dirty_bytes:
+                self.writeback.wanted.set()  # perhaps nothing was written for a while
+            if not self._wake_sync.is_set() and self._is_sync_due(max(asked_at, self._synced_at)):
+                asked_at = trio.current_time()
+                self._wake_sync.set()
 
-    async def _commit_on_timer(self) -> None:
-        last = trio.current_time()
+    def _is_sync_due(self, last: float) -> bool:
+        """Args:
+        last: when all was made durable, or that was asked for.
+        """
+        short_of_space, self.core.short_of_space = self.core.short_of_space, False
+        late = trio.current_time() - last >= self.limits.commit_seconds
+        if late or short_of_space or self.index.puts > COMMIT_PUTS_MAX:
+            return True
+        try:
+            return self.index.dirty and not self.index.reserve()
+        except SnapfsError:  # whoever commits is told; this is tried again
+            return False
+
+    async def _sync_on_demand(self) -> None:
         while True:
-            await trio.sleep(_POLL_SECONDS)
-            due = trio.current_time() - last >= self.limits.commit_seconds
-            due, self.core.short_of_space = due or self.core.short_of_space, False
+            await self._wake_sync.wait()
             with contextlib.suppress(SnapfsError):  # whoever waits for a sync is told; this is tried again
-                if due or self.index.puts > COMMIT_PUTS_MAX or (self.index.dirty and not self.index.reserve()):
-                    last = trio.current_time()
-                    await self.sync()
+                await self.sync()
+            self._wake_sync = trio.Event()  # only now: none is asked for while one is under way
 
     async def _fetch_on_timer(self) -> None:
         """What the kernel holds back of written files is as old as what we hold, and counts just so.  A task of its
@@ -330,23 +352,17 @@ class Lake:
             await trio.sleep_until(began + self.limits.commit_seconds * _FETCH_PART)
 
     async def _flush_on_demand(self) -> None:
+        """Where much is dirty; and where nothing was written for a while, so that a snapshot, or a commit, finds little
+        left to do."""
         while True:
             await self.writeback.wanted.wait()
             self.writeback.wanted = trio.Event()
             try:
                 await self.writeback.flush_some()
+                await self.writeback.flush_idle()
             except NoSpace:
                 await trio.sleep(_POLL_SECONDS)
             except SnapfsError:
-                await trio.sleep(self.limits.commit_seconds)
-
-    async def _flush_when_idle(self) -> None:
-        """So that a snapshot, or a commit, finds little left to do."""
-        while True:
-            await trio.sleep(_POLL_SECONDS)
-            try:
-                await self.writeback.flush_idle()
-            except SnapfsError:  # who syncs is told
                 await trio.sleep(self.limits.commit_seconds)
 
     async def _reclaim_in_background(self) -> None:

@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from snapfs import api
 from snapfs.access import audit, journal
@@ -19,6 +21,7 @@ from snapfs.access.audit import Audit
 from snapfs.errors import Invalid, IOFailure, NoSpace
 from snapfs.rpc import requests
 from snapfs.v1 import snapshot_pb2
+from snapfs.volume.stirring import watch
 
 SECOND = 1_000_000_000
 
@@ -373,6 +376,31 @@ class TestTroubleWithTheDisk:
             async with log.running():
                 write(log)
                 await synced.wait()
+
+    async def test_synced_while_the_loop_rests(self, log: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Callers that are not known are refused, and entered, by threads of which the loop knows nothing."""
+        synced, start, written = trio.Event(), threading.Event(), threading.Event()
+        token = trio.lowlevel.current_trio_token()
+        real = os.fdatasync
+        monkeypatch.setattr(audit, "SYNC_SECONDS", 0.01)
+        monkeypatch.setattr(os, "fdatasync", lambda fd: (real(fd), token.run_sync_soon(synced.set)))
+
+        def refuse() -> None:
+            assert start.wait(10)
+            write(log, caller="")
+            written.set()
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with trio.fail_after(10):
+            async with log.running():
+                watch()
+                await wait_all_tasks_blocked(0.05)
+                await wait_all_tasks_blocked(0.05)
+                start.set()
+                assert written.wait(10)
+                await synced.wait()
+        thread.join()
 
     async def test_synced_at_the_end(self, log: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[int] = []

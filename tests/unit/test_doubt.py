@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
 from snapfs.errors import IOFailure
 from snapfs.store import hidden, verify
@@ -17,6 +18,8 @@ from snapfs.store.index import Index
 from snapfs.store.pages import odd_pages
 from snapfs.testing.engine import EngineSubject
 from snapfs.volume import doubt
+from snapfs.volume.events import EventLog
+from snapfs.volume.turns import Turns
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,42 @@ def test_a_sound_index_with_many_free_pages_is_not_taken_for_damaged(tmp_path: P
     assert odd_pages(tmp_path) == 0
     reader.close()
     index.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_who_uses_a_store_that_was_just_mounted_comes_before_the_child(
+    busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[float] = []
+    requests = 0
+
+    def command(directory: Path) -> list[str]:
+        began.append(trio.current_time())
+        return ["echo", "[]"]
+
+    def count() -> int:
+        nonlocal requests
+        if busy:
+            requests += 1
+        return requests
+
+    monkeypatch.setattr(hidden, "command", command)
+    index = Index(tmp_path, create=True)
+    index.verified = False
+
+    async def commit() -> None:
+        raise AssertionError("nothing was found")
+
+    async def look() -> float:
+        begin = trio.current_time()
+        turns = Turns(count)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(doubt.look_over_when_quiet, index, EventLog(index), commit, turns)
+        assert index.verified
+        return began[0] - begin
+
+    monkeypatch.setattr(doubt, "PUT_OFF_SECONDS", 1.0)
+    waited = trio.run(look)
+    index.close()
+    assert waited >= (1.0 if busy else doubt.QUIET_SECONDS)
+    assert len(began) == 1

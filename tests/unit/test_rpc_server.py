@@ -466,6 +466,26 @@ def test_a_cancelled_call_ends_the_work(served: ApiServer, monkeypatch: pytest.M
     nothing_was_made(served)
 
 
+def test_a_call_that_is_cancelled_in_several_tasks(served: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nursery tells of its end as a group."""
+    reached = threading.Event()
+
+    async def create(**_: object) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(trio.sleep_forever)
+            reached.set()
+
+    stub = snapshot_pb2_grpc.SnapshotServiceStub(served.channel())
+    with monkeypatch.context() as patch:
+        patch.setattr(served.service, "create_snapshot", create)
+        call = stub.CreateSnapshot.future(snapshot_pb2.CreateSnapshotRequest(volume="data", name="gone"))
+        assert reached.wait(SECONDS_MAX)
+        call.cancel()
+        served.wait_for(lambda: served.count("CreateSnapshot", "CANCELLED"))
+    nothing_was_made(served)
+
+
 PROGRAM = """
 import sys, time
 from snapfs import client
