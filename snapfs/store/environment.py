@@ -11,7 +11,7 @@ import lmdb
 
 from snapfs.errors import Corrupt, IOFailure, SnapfsError
 from snapfs.store import verify
-from snapfs.store.disk import open_to_read
+from snapfs.store.disk import Disk, open_to_read
 
 TABLES: Final = (
     "tree", "changes", "epochs", "volumes", "snapshots", "names", "commits",
@@ -57,10 +57,17 @@ def open_environment(path: Path, *, create: bool = False, sync: bool = True) -> 
     return env, tables
 
 
-def prefetch(file: Path, used_bytes: int) -> None:
-    """Have the kernel read a small index into its cache, without waiting for it: nothing of that is this process's."""
+def prefetch(disk: Disk, file: Path, used_bytes: int) -> bool:
+    """Have the kernel read a small index into its cache, without waiting for it: nothing of that is this process's.
+
+    Returns:
+        Whether it is small, and all there already.
+    """
     if used_bytes > PREFETCH_BYTES_MAX:
-        return
+        return False
     with contextlib.suppress(OSError, SnapfsError), open_to_read(file) as opened:  # whoever needs a page reads it then
+        if disk.is_cached(opened.fileno(), 0, used_bytes):
+            return True
         for start in range(0, used_bytes, _PREFETCH_STEP_BYTES):
             os.posix_fadvise(opened.fileno(), start, _PREFETCH_STEP_BYTES, os.POSIX_FADV_WILLNEED)
+    return False

@@ -117,9 +117,9 @@ class Index:
         if self.verified and not create:
             verify.check_structure(self._file)
         self._env, self._tables = open_environment(path, create=create)
-        if not self.verified:  # else it was read just now
-            prefetch(self._file, self.used_bytes())
         self.map = Map(self._file)
+        if not self.verified and prefetch(self._disk, self._file, self.used_bytes()):  # else it was read just now
+            self.map.populate(self.used_bytes())
         self._witness = path / verify.WITNESS
         self._room = Room(self._disk, self._file)
         self._txn: Any = None

@@ -22,10 +22,15 @@ from typing import Final
 RESIDENT_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of mapped files, libraries included (25 MB)."""
 
+POPULATED_BYTES_MAX: Final = 36 * 1024 * 1024
+"""Of an index: with the libraries less than may be mapped."""
+
 GROWN_BYTES: Final = 4 * 1024 * 1024
 """From one look to the next: it is worth looking more often."""
 
 _STATM_BYTES_MAX: Final = 256
+_MADV_POPULATE_READ: Final = 22
+"""Of linux/mman.h; Python's mmap does not have it."""
 
 
 class Counted:
@@ -61,6 +66,17 @@ class Map:
             self._counted = Counted()
         self._most_bytes = RESIDENT_BYTES_MAX
         self._seen_bytes = 0
+
+    def populate(self, size_bytes: int) -> None:
+        """Map the beginning of a small index at once (0.15 ms a MB), which must be in the page cache: else its first
+        lookups take a fault each, some 5 us in a virtual machine.  Before Linux 5.14 nothing happens."""
+        if size_bytes > POPULATED_BYTES_MAX:
+            return
+        with contextlib.suppress(OSError):  # as when too many files are open
+            place = _find(self._file)
+            if place is not None:
+                address, mapped_bytes = place
+                _madvise(address, min(size_bytes, mapped_bytes), _MADV_POPULATE_READ)
 
     def bound(self) -> bool:
         """Give up the pages of the map if too much is mapped.  About 2 us; 1 ms where it does.

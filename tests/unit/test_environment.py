@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from snapfs.format import keys
-from snapfs.store import environment, verify
+from snapfs.store import environment, resident, verify
+from snapfs.store.disk import Disk
 from snapfs.store.index import VERIFY_PAGES_MAX, Index
+from snapfs.testing.mapped import mapped_bytes
 from snapfs.types import PAGE_BYTES
 
 VALUE_BYTES = 100_000
@@ -66,4 +68,28 @@ def test_a_large_index_is_not(cold: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_file_that_cannot_be_read_ahead_is_no_error(tmp_path: Path) -> None:
-    environment.prefetch(tmp_path / "missing", PAGE_BYTES)
+    assert not environment.prefetch(Disk(), tmp_path / "missing", PAGE_BYTES)
+
+
+class Cached(Disk):
+    """The kernel says that it has all of it."""
+
+    def is_cached(self, fd: int, offset: int, size: int) -> bool:
+        return True
+
+
+def test_an_index_that_is_in_the_cache_is_mapped_when_it_is_opened(cold: Path) -> None:
+    index = Index(cold.parent, disk=Cached())
+    try:
+        assert mapped_bytes(cold) >= VERIFY_PAGES_MAX * PAGE_BYTES
+    finally:
+        index.close()
+
+
+def test_one_that_is_too_large_is_not(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "POPULATED_BYTES_MAX", VERIFY_PAGES_MAX * PAGE_BYTES)
+    index = Index(cold.parent, disk=Cached())
+    try:
+        assert mapped_bytes(cold) < VERIFY_PAGES_MAX * PAGE_BYTES // 2
+    finally:
+        index.close()

@@ -14,6 +14,7 @@ from snapfs.store import index as index_module
 from snapfs.store import resident
 from snapfs.store.index import Index, items
 from snapfs.store.verify import DATA_FILE
+from snapfs.testing.mapped import mapped_bytes
 
 RECORDS = 3000
 PAYLOAD = bytes(range(256)) * 14  # one to a page: 12 MB
@@ -31,17 +32,6 @@ def index(tmp_path: Path) -> Iterator[Index]:
     made.close()
 
 
-def mapped_kib(file: Path) -> int:
-    """Of the file, resident in this process, as the kernel counts it."""
-    total, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:
-            inside = line.endswith(str(file.resolve()))
-        elif inside and line.startswith("Rss:"):
-            total += int(line.split()[1])
-    return total
-
-
 def read_all(index: Index) -> int:
     return sum(payload == PAYLOAD for _, payload in items(index, "meta"))
 
@@ -57,14 +47,14 @@ def test_pages_are_given_up_and_read_again(index: Index, monkeypatch: pytest.Mon
     bounded = resident.Map(file)
     try:
         assert read_all(index) == RECORDS
-        assert mapped_kib(file) > 10_000
+        assert mapped_bytes(file) > 10_000_000
         assert bounded.bound()
-        assert mapped_kib(file) < 1000
+        assert mapped_bytes(file) < 1_000_000
         assert read_all(index) == RECORDS
         index.put("meta", b"more", PAYLOAD)
         index.commit()
         assert bounded.bound()
-        assert mapped_kib(file) < 1000
+        assert mapped_bytes(file) < 1_000_000
         assert read_all(index) == RECORDS + 1
     finally:
         bounded.close()
@@ -76,9 +66,9 @@ def test_little_is_left_alone(index: Index, monkeypatch: pytest.MonkeyPatch) -> 
     bounded = resident.Map(file)
     try:
         assert read_all(index) == RECORDS
-        before = mapped_kib(file)
+        before = mapped_bytes(file)
         bounded.bound()
-        assert mapped_kib(file) == before
+        assert mapped_bytes(file) == before
     finally:
         bounded.close()
 
@@ -133,7 +123,7 @@ def test_one_long_step_is_bounded_within(index: Index, monkeypatch: pytest.Monke
         return looks[-1]
 
     def give() -> None:
-        given.append(mapped_kib(index.path / DATA_FILE))
+        given.append(mapped_bytes(index.path / DATA_FILE))
         give_up()
 
     monkeypatch.setattr(index.map, "bound", look_on)
@@ -149,7 +139,7 @@ def test_one_long_step_is_bounded_within(index: Index, monkeypatch: pytest.Monke
     index.delete("meta", places[-1])
     assert len(looks) == 2501 // index_module.LOOK_PUTS
     assert len(given) > 1
-    assert given[-1] > 2000
+    assert given[-1] > 2_000_000
     index.commit()
     assert read_all(index) == RECORDS - 1
 
