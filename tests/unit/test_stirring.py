@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
@@ -87,7 +89,17 @@ def test_an_instrument_stays_only_while_its_watcher_waits() -> None:
     trio.run(main)
 
 
-def looked(lake: Lake, looks: list[float]) -> None:
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[Lake]:
+    Lake.create(tmp_path / "store")
+    lake = Lake.open(tmp_path / "store", limits=Limits(commit_seconds=5))
+    yield lake
+    lake.close()
+
+
+def looks_of(lake: Lake) -> list[float]:
+    """When it looks at its map, from now on."""
+    looks: list[float] = []
     bound = lake.index.map.bound
 
     def look() -> bool:
@@ -95,13 +107,11 @@ def looked(lake: Lake, looks: list[float]) -> None:
         return bound()
 
     lake.index.map.bound = look  # type: ignore[method-assign]
+    return looks
 
 
-def test_a_store_that_nobody_uses_is_not_looked_at(tmp_path: Path) -> None:
-    Lake.create(tmp_path / "store")
-    lake = Lake.open(tmp_path / "store", limits=Limits(commit_seconds=5))
-    looks: list[float] = []
-    looked(lake, looks)
+def test_a_store_that_nobody_uses_is_not_looked_at(lake: Lake) -> None:
+    looks = looks_of(lake)
 
     async def main() -> None:
         watch()
@@ -116,13 +126,10 @@ def test_a_store_that_nobody_uses_is_not_looked_at(tmp_path: Path) -> None:
             assert quiet > 3  # reclaiming is tried again with each sync
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.005))
-    lake.close()
 
 
-def test_promises_after_a_long_rest(tmp_path: Path) -> None:
+def test_promises_after_a_long_rest(lake: Lake) -> None:
     """What is written after a minute in which nothing went on is flushed and committed as soon as ever."""
-    Lake.create(tmp_path / "store")
-    lake = Lake.open(tmp_path / "store", limits=Limits(commit_seconds=5))
 
     async def main() -> None:
         watch()
@@ -142,14 +149,10 @@ def test_promises_after_a_long_rest(tmp_path: Path) -> None:
 
     # the clock is not to run on while a thread writes, however slow the disk is
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.03))
-    lake.close()
 
 
-def test_a_store_that_failed_is_left_alone(tmp_path: Path) -> None:
-    Lake.create(tmp_path / "store")
-    lake = Lake.open(tmp_path / "store", limits=Limits(commit_seconds=5))
-    looks: list[float] = []
-    looked(lake, looks)
+def test_a_store_that_failed_is_left_alone(lake: Lake) -> None:
+    looks = looks_of(lake)
 
     async def main() -> None:
         watch()
@@ -165,4 +168,3 @@ def test_a_store_that_failed_is_left_alone(tmp_path: Path) -> None:
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.005))
     except* IOFailure:
         pass
-    lake.close()
