@@ -118,8 +118,9 @@ class Index:
             verify.check_structure(self._file)
         self._env, self._tables = open_environment(path, create=create)
         self.map = Map(self._file)
-        if not self.verified and prefetch(self._disk, self._file, self.used_bytes()):  # else it was read just now
-            self.map.populate(self.used_bytes())
+        used_bytes = self.used_bytes()
+        if not self.verified and prefetch(self._disk, self._file, used_bytes):  # else it was read just now
+            self.map.populate(used_bytes)
         self._witness = path / verify.WITNESS
         self._room = Room(self._disk, self._file)
         self._txn: Any = None

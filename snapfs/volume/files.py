@@ -224,8 +224,13 @@ async def _take_cached(disk: Disk, runs: list[Run], buffer: bytearray, rest: Res
 
 async def _fly(disk: Disk, runs: list[Run], buffer: bytearray, rest: Rest) -> list[Wanted]:
     """Read past the page cache.  Returns the blocks that have to be read otherwise."""
-    clean = [run for run in runs if disk.is_clean(run[0].file.fd, *span_of(run))]
-    missing = [] if len(clean) == len(runs) else [one for run in runs if run not in clean for one in run]
+    clean: list[Run] = []
+    missing: list[Wanted] = []
+    for run in runs:
+        if disk.is_clean(run[0].file.fd, *span_of(run)):
+            clean.append(run)
+        else:
+            missing += run
     for batch, reads in reads_of(clean):
         flight = disk.submit_direct("segment.read", reads)
         if flight is None:
